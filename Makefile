@@ -1,0 +1,103 @@
+# Lunar: an NBD server whose LUNs can be rolled back. `make` or `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# mkfs, nbd-client and e2fsck live in sbin, which is not in everyone's PATH.
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unversioned)
+BIN     := bin/lunar
+GOTEST  := go test -count=1
+UNIT     = $$(go list ./... | grep -v '/integration')
+
+FUZZTIME  ?= 60s
+CRASH     ?= 1m
+SOAK      ?= 1h
+GOLANGCI  := v2.12.2
+
+# What the tests call. Installed by `make tools`, only when missing.
+PACKAGES := gcc libc6-dev git qemu-system-x86 qemu-utils nbdkit libnbd-bin python3-libnbd nbd-client fio \
+            linux-image-cloud-amd64 busybox-static xfsprogs e2fsprogs strace
+
+.PHONY: help build run tools test test-unit test-rules test-integration test-guest test-long \
+        crash crash-long fuzz soak bench bench-quick lint vet clean
+
+help: ## List the targets
+	@echo "Lunar $(VERSION). Targets:"
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r t d; do printf '  %-18s %s\n' "$$t" "$$d"; done
+	@echo "Variables: FUZZTIME=60s CRASH=1m SOAK=1h, e.g. make soak SOAK=24h"
+
+build: ## Build the static release binary bin/lunar
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BIN) ./cmd/lunar
+
+run: build ## Serve ./lunar-data with a 1 GiB thin LUN `demo` on 127.0.0.1:10809
+	@exec integration/demo.sh $(BIN)
+
+tools: ## Install the Debian packages that the tests need (only what is missing; root or sudo)
+	@missing=(); for p in $(PACKAGES); do \
+	  dpkg-query -W -f='$${Status}' "$$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$$p"); done; \
+	if [ "$${#missing[@]}" -gt 0 ]; then \
+	  echo "installing: $${missing[*]}"; \
+	  root=(); [ "$$(id -u)" -eq 0 ] || root=(sudo); \
+	  "$${root[@]}" apt-get update -q; \
+	  "$${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
+	fi
+
+test: tools ## Everything: build, vet, unit and model tests with -race, import rules, guest, integration
+	$(MAKE) build
+	$(MAKE) vet
+	$(MAKE) test-unit
+	$(MAKE) test-rules
+	$(MAKE) test-guest
+	$(MAKE) test-integration
+
+vet: ## go vet
+	go vet ./...
+
+test-unit: ## Unit and model tests under the race detector
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 10m $(UNIT)
+
+test-rules: ## Import layers, file and function sizes
+	$(GOTEST) -v -run 'TestImports|TestSizes|TestPure' ./integration
+
+test-integration: build ## Black box tests of bin/lunar with real clients
+	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration ./integration/client ./integration/checker
+
+test-guest: build ## A real Linux guest: nbd-client, ext4, xfs, power cuts
+	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration/guest
+
+test-long: tools build ## The same black box and guest tests at full size and many rounds (about an hour)
+	LUNAR_LONG=1 LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 4h ./integration ./integration/guest
+
+crash: ## Crash simulation of the engine for CRASH (1m)
+	CRASH=$(CRASH) $(GOTEST) -v -timeout 6h -run 'Crash' ./lun/... ./store/...
+
+crash-long: ## Crash simulation of the engine for an hour
+	$(MAKE) crash CRASH=1h
+
+fuzz: ## Each fuzz target for FUZZTIME (60s)
+	@for p in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' "$$p" | grep '^Fuzz' || true); do \
+	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "$$p"; done; done
+
+soak: tools build ## Long run under load for SOAK (1h): nothing lost, nothing grows
+	SOAK=$(SOAK) LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 0 -run TestSoak ./integration
+
+bench: tools build ## lunar beside nbdkit and qemu-nbd, all rows of the target table; writes docs/bench
+	go run ./integration/bench -lunar $(BIN) -out docs/bench
+
+bench-quick: tools build ## The main rows in about two minutes
+	go run ./integration/bench -lunar $(BIN) -out docs/bench -quick
+
+lint: ## gofmt, go vet, golangci-lint (built into bin/ at a pinned version)
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$bad" ] || { echo "not gofmt'ed: $$bad"; exit 1; }
+	go vet ./...
+	@bin/golangci-lint version 2>/dev/null | grep -q '$(GOLANGCI:v%=%)' || GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI)
+	bin/golangci-lint run ./...
+
+clean: ## Remove what was built (not ./lunar-data)
+	rm -rf bin .cache

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"lunar/lun"
+)
+
+func newPoolCmd(a *app) *cobra.Command {
+	return newGroup("pool", "Look after the pool", `  lunar pool status
+  lunar pool check`,
+		newPoolStatusCmd(a), newPoolCheckCmd(a), newPoolScrubCmd(a), newPoolCleanCmd(a), newPoolRepairCmd(a))
+}
+
+// writePool is `pool status`.
+func writePool(w io.Writer, p lun.PoolStatus) error {
+	f := &fields{}
+	state := p.State
+	if p.Reason != nil {
+		state += ": " + *p.Reason
+	}
+	f.add("state", state)
+	f.add("capacity", humanAndExact(p.CapacityBytes))
+	f.add("used", fmt.Sprintf("%s, %d%%", humanAndExact(p.UsedBytes), percentOf(p.UsedBytes, p.CapacityBytes)))
+	f.add("promised", humanAndExact(p.PromisedBytes))
+	f.add("shared", humanAndExact(p.SharedBytes))
+	f.add("index", humanAndExact(p.IndexBytes))
+	f.add("free", humanAndExact(p.FreeBytes))
+	f.add("dead", humanAndExact(p.DeadBytes))
+	f.add("segments", strconv.Itoa(p.Segments))
+	f.add("LUNs", strconv.Itoa(p.LUNs))
+	f.add("snapshots", strconv.Itoa(p.Snapshots))
+	return f.write(w)
+}
+
+// printCheck prints a report; one with problems is a failure.
+func (a *app) printCheck(cmd *cobra.Command, what string, r lun.CheckReport) error {
+	if r.Problems == nil {
+		r.Problems = []lun.Problem{}
+	}
+	err := a.print(cmd, r, func(w io.Writer) error {
+		if r.OK && len(r.Problems) == 0 {
+			_, err := fmt.Fprintln(w, "ok")
+			return err
+		}
+		f := &fields{}
+		for _, p := range r.Problems {
+			f.add(orDash(p.Where), p.What)
+		}
+		return f.write(w)
+	})
+	if err == nil && (!r.OK || len(r.Problems) > 0) {
+		return fmt.Errorf("%s: %s found, listed on stdout; keep the folder as it is and see lunar pool repair --help", what, plural(len(r.Problems), "problem"))
+	}
+	return err
+}
+
+// dataConfig is the configuration of the offline tools: a folder and defaults.
+func (a *app) dataConfig() (*config, error) {
+	dir, hint := a.dataDir()
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("data folder %s (from %s): %w", dir, hint, err)
+	}
+	return &config{Data: abs, LogLevel: "warn", LogFormat: "text"}, nil
+}
+
+// withOfflinePool opens the data folder without a server and without changing it.
+func (a *app) withOfflinePool(ctx context.Context, fn func(pool) error) error {
+	c, err := a.dataConfig()
+	if err != nil {
+		return err
+	}
+	p, err := a.openPool(ctx, poolOptions{Config: c, ReadOnly: true, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	err = fn(p)
+	if closeErr := p.Close(); err == nil && closeErr != nil {
+		err = fmt.Errorf("closing the pool: %w", closeErr)
+	}
+	return err
+}

@@ -1,0 +1,372 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/viper"
+
+	"lunar/lun"
+)
+
+// config is what `lunar serve` runs with, checked. It comes from the file, over
+// it the environment, over it the flags.
+type config struct {
+	Data         string // absolute
+	Listen       []address
+	Capacity     int64
+	Preallocate  bool
+	SegmentBytes int64
+	IndexCache   int64
+	Area         lun.AreaDefaults
+	PerLUN       int
+	ListSnaps    int
+	LogLevel     string
+	LogFormat    string
+	MemoryLimit  int64 // 0: Go's own
+	GCPercent    int   // 0: Go's own
+
+	values []configValue
+}
+
+// configValue is one key with the value in force and where it comes from.
+type configValue struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Source string `json:"source"`
+}
+
+// configKey is one row of the table of keys. set checks a value that is not
+// empty and stores it; def is what holds without one, and may be empty.
+type configKey struct {
+	name, flag, def, help string
+	set                   func(c *config, value string) error
+}
+
+var configKeys = []configKey{
+	{"data", "data", "", "data `DIR` of the pool, made if missing", setData},
+	{"listen", "listen", "", "address to serve NBD on: `ADDR` is tcp://HOST:PORT or unix:///PATH; may be repeated", setListen},
+	{"capacity", "capacity", "", "capacity of the pool as `SIZE`; given again it resizes", size(1<<20, math.MaxInt64, func(c *config, n int64) { c.Capacity = n })},
+	{"preallocate", "preallocate", "false", "take the capacity from the file system at once", setPreallocate},
+	{"segment.size", "", "64M", "", setSegmentSize},
+	{"index.cache", "index-cache", "256M", "memory for maps of blocks as `SIZE`", size(1<<20, 1<<50, func(c *config, n int64) { c.IndexCache = n })},
+	{"area.reserve", "", "", "", amount(false, func(c *config, a *lun.Amount) { c.Area.Reserve = a })},
+	{"area.limit", "", "none", "", amount(true, func(c *config, a *lun.Amount) { c.Area.Limit = a })},
+	{"area.on_full", "", lun.OnFullRecycle, "", setOnFull},
+	{"snapshots.per_lun", "", "256", "", count(1, 1<<20, func(c *config, n int) { c.PerLUN = n })},
+	{"list_snapshots", "", "256", "", count(1, 1<<20, func(c *config, n int) { c.ListSnaps = n })},
+	{"log.level", "log-level", "info", "least `LEVEL` to log: debug, info, warn or error", oneOf(func(c *config, s string) { c.LogLevel = s }, "debug", "info", "warn", "error")},
+	{"log.format", "log-format", "text", "`FORMAT` of the log: text or json", oneOf(func(c *config, s string) { c.LogFormat = s }, "text", "json")},
+	{"memory.limit", "", "", "", size(64<<20, 1<<50, func(c *config, n int64) { c.MemoryLimit = n })},
+	{"memory.gc_percent", "", "", "", count(10, 10000, func(c *config, n int) { c.GCPercent = n })},
+}
+
+// configFiles are looked for, in this order, when --config names none.
+var configFiles = []string{"lunar.yaml", "/etc/lunar/lunar.yaml"}
+
+const envPrefix = "LUNAR"
+
+// addConfigFlags gives cmd the flags of the keys, and --config. --data is global.
+func addConfigFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.String("config", "", "configuration `FILE` (default ./lunar.yaml, then /etc/lunar/lunar.yaml)")
+	for _, k := range configKeys {
+		switch {
+		case k.flag == "" || k.flag == "data":
+		case k.name == "listen":
+			flags.StringArray(k.flag, nil, k.help)
+		case k.def == "false":
+			flags.Bool(k.flag, false, k.help)
+		default:
+			flags.String(k.flag, "", k.help)
+		}
+	}
+	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
+}
+
+// loadConfig reads file, environment and the flags of cmd, and checks them all.
+func loadConfig(cmd *cobra.Command) (*config, error) {
+	named, _ := cmd.Flags().GetString("config")
+	file, err := findConfigFile(named)
+	if err != nil {
+		return nil, err
+	}
+	v, err := readConfigFile(file)
+	if err != nil {
+		return nil, err
+	}
+	v.SetEnvPrefix(envPrefix)
+	v.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
+	for _, k := range configKeys {
+		must(v.BindEnv(k.name))
+		if flag := cmd.Flags().Lookup(k.flag); flag != nil {
+			must(v.BindPFlag(k.name, flag))
+		}
+	}
+	source := func(k configKey) string {
+		switch flag := cmd.Flags().Lookup(k.flag); {
+		case flag != nil && flag.Changed:
+			return "--" + k.flag
+		case os.Getenv(envName(k.name)) != "":
+			return envName(k.name)
+		case v.InConfig(k.name):
+			return file
+		}
+		return "default"
+	}
+	return buildConfig(v, source)
+}
+
+// checkConfigFile checks one file by itself.
+func checkConfigFile(file string) error {
+	v, err := readConfigFile(file)
+	if err != nil {
+		return err
+	}
+	_, err = buildConfig(v, func(configKey) string { return file })
+	return err
+}
+
+func findConfigFile(named string) (string, error) {
+	if named != "" {
+		return named, nil
+	}
+	for _, file := range configFiles {
+		switch _, err := os.Stat(file); {
+		case err == nil:
+			return file, nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", fmt.Errorf("configuration %s: cannot be looked at: %w; make it readable or name another with --config", file, err)
+		}
+	}
+	return "", nil
+}
+
+// readConfigFile reads a file ("" is none) and refuses keys that are not in the
+// table: a misspelt key would silently be its default.
+func readConfigFile(file string) (*viper.Viper, error) {
+	v := viper.New()
+	if file == "" {
+		return v, nil
+	}
+	v.SetConfigFile(file)
+	v.SetConfigType("yaml")
+	if err := v.ReadInConfig(); err != nil {
+		var parse viper.ConfigParseError
+		if errors.As(err, &parse) {
+			return nil, usagef("configuration %s: not YAML with keys and values: %v", file, parse.Unwrap())
+		}
+		return nil, fmt.Errorf("configuration %s: cannot be read: %w", file, err)
+	}
+	known := func(key string) bool {
+		return slices.ContainsFunc(configKeys, func(k configKey) bool {
+			// A section whose keys are all commented out is a key without a value.
+			return k.name == key || v.Get(key) == nil && strings.HasPrefix(k.name, key+".")
+		})
+	}
+	keys := v.AllKeys()
+	slices.Sort(keys)
+	for _, key := range keys {
+		if !known(key) {
+			return nil, fmt.Errorf("configuration %s: unknown key %q; want %s", file, key, strings.Join(configNames(), ", "))
+		}
+	}
+	return v, nil
+}
+
+func configNames() []string {
+	names := make([]string, len(configKeys))
+	for i, k := range configKeys {
+		names[i] = k.name
+	}
+	return names
+}
+
+func envName(key string) string {
+	return envPrefix + "_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// buildConfig checks every value and keeps where it came from.
+func buildConfig(v *viper.Viper, source func(configKey) string) (*config, error) {
+	c := &config{}
+	for _, k := range configKeys {
+		text, err := configText(k.name, v.Get(k.name))
+		from := "default"
+		if err == nil && text != "" {
+			from = source(k)
+			err = k.set(c, text)
+		} else if err == nil && k.def != "" {
+			text = k.def
+			err = k.set(c, text)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s (from %s): %w", k.name, source(k), err)
+		}
+		c.values = append(c.values, configValue{k.name, text, from})
+	}
+	c.showDefaults()
+	return c, nil
+}
+
+// showDefaults says in words what holds where the table has no value.
+func (c *config) showDefaults() {
+	words := map[string]string{
+		"capacity":          "stored in the pool; when it is made: free space less 5%",
+		"area.reserve":      "20% for thick LUNs, 0 for thin ones",
+		"memory.limit":      "none",
+		"memory.gc_percent": "100",
+	}
+	if c.Data != "" {
+		words["listen"] = joinAddresses(defaultListen(c.Data))
+	} else {
+		words["listen"] = "tcp://127.0.0.1:10809 unix://DIR/nbd.sock"
+	}
+	for i, v := range c.values {
+		if v.Value == "" {
+			c.values[i].Value = words[v.Key]
+		}
+	}
+}
+
+// configText turns what YAML, the environment or a flag holds into the one text
+// form that set understands.
+func configText(key string, value any) (string, error) {
+	switch v := value.(type) {
+	case nil:
+		return "", nil
+	case string:
+		return strings.TrimSpace(v), nil
+	case bool, int, int64, uint64:
+		return fmt.Sprint(v), nil
+	case float64:
+		return strconv.FormatFloat(v, 'f', -1, 64), nil
+	case []string:
+		return strings.Join(v, " "), nil
+	case []any:
+		if key == "listen" {
+			parts := make([]string, len(v))
+			for i, part := range v {
+				parts[i] = fmt.Sprint(part)
+			}
+			return strings.Join(parts, " "), nil
+		}
+	}
+	return "", usagef("want one value, not a list or a section")
+}
+
+func setData(c *config, s string) error {
+	dir, err := filepath.Abs(s)
+	c.Data = dir
+	return err
+}
+
+func defaultListen(data string) []address {
+	return []address{{"tcp", "127.0.0.1:10809"}, {"unix", filepath.Join(data, "nbd.sock")}}
+}
+
+// splitAddresses cuts a list at the blanks or commas before a scheme: paths may
+// have both in them.
+func splitAddresses(s string) []string {
+	var parts []string
+	start := 0
+	for i := 1; i < len(s); i++ {
+		scheme := strings.HasPrefix(s[i:], "tcp://") || strings.HasPrefix(s[i:], "unix://")
+		if scheme && strings.IndexByte(" ,\n\t", s[i-1]) >= 0 {
+			parts = append(parts, strings.Trim(s[start:i], " ,\n\t"))
+			start = i
+		}
+	}
+	return append(parts, strings.Trim(s[start:], " ,\n\t"))
+}
+
+// setListen takes one address or a list of them.
+func setListen(c *config, s string) error {
+	for _, part := range splitAddresses(s) {
+		a, err := parseAddress(part)
+		if err == nil && a.network == "unix" {
+			err = checkUnixPath(a.addr)
+		}
+		if err != nil {
+			return err
+		}
+		if a.network == "unix" && slices.Contains(c.Listen, a) {
+			return usagef("address %s is there twice", a)
+		}
+		c.Listen = append(c.Listen, a)
+	}
+	return nil
+}
+
+func setPreallocate(c *config, s string) error {
+	on, err := strconv.ParseBool(s)
+	if err != nil {
+		return usagef("%q: want true or false", s)
+	}
+	c.Preallocate = on
+	return nil
+}
+
+func setSegmentSize(c *config, s string) error {
+	n, err := lun.ParseSize(s)
+	if err != nil {
+		return asUsage(err)
+	}
+	if n < 64<<10 || n > 1<<30 || n%(4<<10) != 0 {
+		return usagef("size %q: want a multiple of 4K from 64K to 1G", s)
+	}
+	c.SegmentBytes = n
+	return nil
+}
+
+func setOnFull(c *config, s string) error {
+	c.Area.OnFull = s
+	return asUsage(checkOnFull(s))
+}
+
+func size(least, most int64, store func(*config, int64)) func(*config, string) error {
+	return func(c *config, s string) error {
+		n, err := lun.ParseSize(s)
+		if err != nil {
+			return asUsage(err)
+		}
+		if n < least || n > most {
+			return usagef("size %q: want from %s to %s", s, humanSize(least), humanSize(most))
+		}
+		store(c, n)
+		return nil
+	}
+}
+
+func amount(noneToo bool, store func(*config, *lun.Amount)) func(*config, string) error {
+	return func(c *config, s string) error {
+		a, err := parseAmount(s, noneToo)
+		store(c, &a)
+		return asUsage(err)
+	}
+}
+
+func count(least, most int, store func(*config, int)) func(*config, string) error {
+	return func(c *config, s string) error {
+		n, err := parseCount("number", s, least, most)
+		store(c, n)
+		return asUsage(err)
+	}
+}
+
+func oneOf(store func(*config, string), allowed ...string) func(*config, string) error {
+	return func(c *config, s string) error {
+		if !slices.Contains(allowed, s) {
+			return usagef("%q: want %s", s, strings.Join(allowed, ", "))
+		}
+		store(c, s)
+		return nil
+	}
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+
+	"lunar/lun"
+	"lunar/nbd"
+)
+
+// livePool makes lun.Pool a pool: a method that returns *lun.Volume is not one
+// that returns a volume.
+type livePool struct{ *lun.Pool }
+
+func (p livePool) OpenVolume(lunName, snapshot string) (volume, error) {
+	v, err := p.Pool.OpenVolume(lunName, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func lunOptions(o poolOptions) lun.Options {
+	c := o.Config
+	return lun.Options{
+		Dir: c.Data, Capacity: c.Capacity, SegmentBytes: c.SegmentBytes, IndexCache: c.IndexCache,
+		Defaults: c.Area, SnapshotsPerLUN: c.PerLUN, ListSnapshots: c.ListSnaps, Preallocate: c.Preallocate,
+		ReadOnly: o.ReadOnly, Logger: o.Logger, Events: o.Events,
+	}
+}
+
+func openLivePool(ctx context.Context, o poolOptions) (pool, error) {
+	p, err := lun.Open(ctx, lunOptions(o))
+	if err != nil {
+		return nil, err
+	}
+	return livePool{p}, nil
+}
+
+func newLiveNBD(b nbd.Backend, log *slog.Logger) (nbdServer, error) {
+	return nbd.NewServer(nbd.Options{Backend: b, Logger: log})
+}
+
+func repairLivePool(ctx context.Context, o poolOptions, acceptLoss bool) ([]string, error) {
+	return lun.Repair(ctx, lunOptions(o), acceptLoss)
+}

@@ -1,0 +1,367 @@
+package cow
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// Identifiers are handed out from one counter and never reused, also not after
+// a crash that lost the record that introduced them (Tree.Next is durable with
+// a margin).
+type (
+	LUNID     uint64
+	VersionID uint64
+	BranchID  uint64
+)
+
+// State says what a version is to the user and to the merger.
+type State string
+
+// States of a version. Head → Snapshot (freeze) → Deleted (gone for the user) →
+// Merging (its records are being joined with those of Into) → Alias (joined:
+// what is still stored under its id belongs to Into). A version without
+// children goes from Deleted to nothing when its blocks have been freed.
+const (
+	Head     State = "head"
+	Snapshot State = "snapshot"
+	Deleted  State = "deleted"
+	Merging  State = "merging"
+	Alias    State = "alias"
+)
+
+// Version is a node of the tree. A parent's id is always smaller than those of
+// its children. Values are immutable once in a Tree; a Change replaces them.
+type Version struct {
+	ID     VersionID `json:"id"`
+	LUN    LUNID     `json:"lun"` // who pays for its blocks; 0: the pool's shared account
+	Branch BranchID  `json:"branch"`
+	Parent VersionID `json:"parent,omitempty"`
+	Size   int64     `json:"size"` // bytes
+	State  State     `json:"state"`
+	Into   VersionID `json:"into,omitempty"` // Merging, Alias
+
+	Name           string            `json:"name,omitempty"`
+	Description    string            `json:"description,omitempty"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	Created        time.Time         `json:"created,omitzero"`
+	Protected      bool              `json:"protected,omitempty"`
+	ProtectedUntil time.Time         `json:"protected_until,omitzero"`
+	Expires        time.Time         `json:"expires,omitzero"`
+}
+
+// Branch is a line of versions from a fork to its tip. Fork is the version that
+// the first one of the line was made from, 0 for the first branch of a family.
+type Branch struct {
+	ID   BranchID  `json:"id"`
+	Fork VersionID `json:"fork,omitempty"`
+}
+
+// LUN is the catalogue entry of a block device. Reserve and Limit are kept as
+// the user gave them ("20%", "none", bytes), so that they follow a resize.
+type LUN struct {
+	ID           LUNID     `json:"id"`
+	UUID         string    `json:"uuid"`
+	Name         string    `json:"name"`
+	Thick        bool      `json:"thick,omitempty"`
+	Size         int64     `json:"size"`
+	Head         VersionID `json:"head"`
+	ReadOnly     bool      `json:"read_only,omitempty"`
+	Offline      bool      `json:"offline,omitempty"`
+	Description  string    `json:"description,omitempty"`
+	Created      time.Time `json:"created"`
+	Parent       string    `json:"parent,omitempty"` // LUN@SNAP that it was cloned from
+	MaxSnapshots int       `json:"max_snapshots"`
+	Reserve      string    `json:"reserve"`
+	Limit        string    `json:"limit"`
+	OnFull       string    `json:"on_full"`
+}
+
+// Change is one structural operation as its results: the redo record in the
+// log and what the next checkpoint writes to the index. Applying a Change twice
+// gives the same Tree.
+type Change struct {
+	LUNs         []LUN       `json:"luns,omitempty"`
+	Versions     []Version   `json:"versions,omitempty"`
+	Branches     []Branch    `json:"branches,omitempty"`
+	DropLUNs     []LUNID     `json:"drop_luns,omitempty"`
+	DropVersions []VersionID `json:"drop_versions,omitempty"`
+	DropBranches []BranchID  `json:"drop_branches,omitempty"`
+	Next         uint64      `json:"next,omitempty"`
+}
+
+// Errors of planning. They are wrapped with the names concerned.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrExists   = errors.New("exists already")
+	ErrRefused  = errors.New("refused")
+)
+
+// Tree is the catalogue and version tree of a pool.
+type Tree struct {
+	luns     map[LUNID]*LUN
+	names    map[string]LUNID
+	versions map[VersionID]*Version
+	branches map[BranchID]*Branch
+	children map[VersionID][]VersionID // by effective parent; aliases have no place in it
+	aliases  map[VersionID][]VersionID // canonical version → ids merged into it, ascending
+	snaps    map[LUNID]map[string]VersionID
+	next     uint64
+}
+
+// NewTree returns an empty tree whose next identifier is next (at least 1).
+func NewTree(next uint64) *Tree {
+	return &Tree{
+		luns: map[LUNID]*LUN{}, names: map[string]LUNID{}, versions: map[VersionID]*Version{},
+		branches: map[BranchID]*Branch{}, children: map[VersionID][]VersionID{},
+		aliases: map[VersionID][]VersionID{}, snaps: map[LUNID]map[string]VersionID{}, next: max(next, 1),
+	}
+}
+
+// Next is the smallest identifier that was never handed out.
+func (t *Tree) Next() uint64 { return t.next }
+
+// Apply installs a change.
+func (t *Tree) Apply(c Change) {
+	for i := range c.LUNs {
+		l := c.LUNs[i]
+		if old := t.luns[l.ID]; old != nil {
+			delete(t.names, old.Name)
+		}
+		t.luns[l.ID] = &l
+		t.names[l.Name] = l.ID
+	}
+	for i := range c.Branches {
+		b := c.Branches[i]
+		t.branches[b.ID] = &b
+	}
+	for i := range c.Versions {
+		v := c.Versions[i]
+		t.unlink(v.ID)
+		t.link(&v)
+	}
+	for _, id := range c.DropVersions {
+		t.unlink(id)
+	}
+	for _, id := range c.DropBranches {
+		delete(t.branches, id)
+	}
+	for _, id := range c.DropLUNs {
+		if l := t.luns[id]; l != nil {
+			if t.names[l.Name] == id {
+				delete(t.names, l.Name)
+			}
+			delete(t.luns, id)
+		}
+	}
+	t.next = max(t.next, c.Next)
+}
+
+func (t *Tree) link(v *Version) {
+	t.versions[v.ID] = v
+	switch v.State {
+	case Alias, Merging:
+		t.aliases[v.Into] = insert(t.aliases[v.Into], v.ID)
+	default:
+		if v.Parent != 0 {
+			t.children[v.Parent] = insert(t.children[v.Parent], v.ID)
+		}
+	}
+	if v.State == Snapshot {
+		m := t.snaps[v.LUN]
+		if m == nil {
+			m = map[string]VersionID{}
+			t.snaps[v.LUN] = m
+		}
+		m[v.Name] = v.ID
+	}
+}
+
+func (t *Tree) unlink(id VersionID) {
+	v := t.versions[id]
+	if v == nil {
+		return
+	}
+	delete(t.versions, id)
+	switch v.State {
+	case Alias, Merging:
+		t.aliases[v.Into] = remove(t.aliases[v.Into], id)
+		if len(t.aliases[v.Into]) == 0 {
+			delete(t.aliases, v.Into)
+		}
+	default:
+		if v.Parent != 0 {
+			t.children[v.Parent] = remove(t.children[v.Parent], id)
+			if len(t.children[v.Parent]) == 0 {
+				delete(t.children, v.Parent)
+			}
+		}
+	}
+	if v.State == Snapshot && t.snaps[v.LUN][v.Name] == id {
+		delete(t.snaps[v.LUN], v.Name)
+		if len(t.snaps[v.LUN]) == 0 {
+			delete(t.snaps, v.LUN)
+		}
+	}
+}
+
+func insert(s []VersionID, id VersionID) []VersionID {
+	i, found := slices.BinarySearch(s, id)
+	if found {
+		return s
+	}
+	return slices.Insert(slices.Clone(s), i, id)
+}
+
+func remove(s []VersionID, id VersionID) []VersionID {
+	if i, found := slices.BinarySearch(s, id); found {
+		return slices.Delete(slices.Clone(s), i, i+1)
+	}
+	return s
+}
+
+// Version returns the version with this id, or nil.
+func (t *Tree) Version(id VersionID) *Version { return t.versions[id] }
+
+// LUN returns the LUN with this id, or nil.
+func (t *Tree) LUN(id LUNID) *LUN { return t.luns[id] }
+
+// Branch returns the branch with this id, or nil.
+func (t *Tree) Branch(id BranchID) *Branch { return t.branches[id] }
+
+// LUNByName returns the LUN of this name; ErrNotFound if there is none.
+func (t *Tree) LUNByName(name string) (*LUN, error) {
+	if id, ok := t.names[name]; ok {
+		return t.luns[id], nil
+	}
+	return nil, fmt.Errorf("LUN %q %w", name, ErrNotFound)
+}
+
+// SnapshotByName returns LUN@name; ErrNotFound if there is none.
+func (t *Tree) SnapshotByName(l *LUN, name string) (*Version, error) {
+	if id, ok := t.snaps[l.ID][name]; ok {
+		return t.versions[id], nil
+	}
+	return nil, fmt.Errorf("snapshot %s@%s %w", l.Name, name, ErrNotFound)
+}
+
+// LUNs returns all LUNs in order of name.
+func (t *Tree) LUNs() []*LUN {
+	out := slices.Collect(maps.Values(t.luns))
+	slices.SortFunc(out, func(a, b *LUN) int { return compareStrings(a.Name, b.Name) })
+	return out
+}
+
+// Snapshots returns the snapshots of a LUN, oldest first.
+func (t *Tree) Snapshots(l LUNID) []*Version {
+	out := make([]*Version, 0, len(t.snaps[l]))
+	for _, id := range t.snaps[l] {
+		out = append(out, t.versions[id])
+	}
+	slices.SortFunc(out, func(a, b *Version) int { return int(int64(a.ID) - int64(b.ID)) })
+	return out
+}
+
+// SnapshotCount returns how many snapshots a LUN has.
+func (t *Tree) SnapshotCount(l LUNID) int { return len(t.snaps[l]) }
+
+// Versions returns all versions in ascending order of id: parents come before
+// their children.
+func (t *Tree) Versions() []*Version {
+	out := slices.Collect(maps.Values(t.versions))
+	slices.SortFunc(out, func(a, b *Version) int { return int(int64(a.ID) - int64(b.ID)) })
+	return out
+}
+
+// Branches returns all branches in no order.
+func (t *Tree) Branches() []*Branch { return slices.Collect(maps.Values(t.branches)) }
+
+// Children returns the versions made directly from id. The caller must not
+// change the slice.
+func (t *Tree) Children(id VersionID) []VersionID { return t.children[id] }
+
+// Canonical resolves an id through merges to the version that owns its blocks
+// now. An unknown id is returned as it is.
+func (t *Tree) Canonical(id VersionID) VersionID {
+	for {
+		v := t.versions[id]
+		if v == nil || (v.State != Alias && v.State != Merging) {
+			return id
+		}
+		id = v.Into
+	}
+}
+
+// Group appends to out the ids under which blocks of a canonical version may be
+// stored: itself and everything merged into it, newest first.
+func (t *Tree) Group(id VersionID, out []VersionID) []VersionID {
+	start := len(out)
+	out = append(out, id)
+	for i := start; i < len(out); i++ {
+		out = append(out, t.aliases[out[i]]...)
+	}
+	slices.SortFunc(out[start:], func(a, b VersionID) int { return int(int64(b) - int64(a)) })
+	return out
+}
+
+// Payer returns the LUN that pays for blocks stored under id, 0 for none. While
+// a merge into a version of another LUN runs, each page is paid as before until
+// it has been moved to the other id.
+func (t *Tree) Payer(id VersionID) LUNID {
+	for {
+		v := t.versions[id]
+		if v == nil {
+			return 0
+		}
+		if v.State != Alias {
+			return v.LUN
+		}
+		id = v.Into
+	}
+}
+
+// Step is one part of the path from a version to the root of its family: the
+// versions of Branch whose id is at most Limit.
+type Step struct {
+	Branch BranchID
+	Limit  VersionID
+}
+
+// Path appends the path of a version to out, nearest first.
+func (t *Tree) Path(id VersionID, out []Step) []Step {
+	for v := t.versions[id]; v != nil; {
+		out = append(out, Step{v.Branch, v.ID})
+		b := t.branches[v.Branch]
+		if b == nil || b.Fork == 0 {
+			break
+		}
+		v = t.versions[b.Fork]
+	}
+	return out
+}
+
+// Descends says whether version id reads through version anc (or is it).
+func (t *Tree) Descends(id, anc VersionID) bool {
+	anc = t.Canonical(anc)
+	for v := t.versions[t.Canonical(id)]; v != nil && v.ID >= anc; v = t.versions[t.Canonical(v.Parent)] {
+		if v.ID == anc {
+			return true
+		}
+		if v.Parent == 0 {
+			return false
+		}
+	}
+	return false
+}
+
+func compareStrings(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,294 @@
+package lun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"lunar/cow"
+	"lunar/reservation"
+	"lunar/store/segment"
+)
+
+// admit asks the ledger for a request's growth. Called in the gate, so that the
+// growth is exact and is settled at once. It never waits.
+func (p *Pool) admit(v *view, g growth) reservation.Decision {
+	if g == (growth{}) {
+		return reservation.Decision{Verdict: reservation.Admit}
+	}
+	d := p.ledger.Admit(uint64(v.lun), g.live, g.area)
+	if d.Verdict == reservation.Admit {
+		p.ledger.Settle(uint64(v.lun), g.live, g.area, g.live, g.area)
+	}
+	return d
+}
+
+func (p *Pool) unadmit(v *view, g growth) { p.ledger.Release(uint64(v.lun), g.live, g.area) }
+
+// admitLog waits for memory and log room for a write, outside every lock.
+func (p *Pool) admitLog(blocks, entries int) error {
+	if p.appended.Load() > 2*checkpointBytes/blockSize || p.entries.Load() > 2*checkpointEntries || p.overlayFull() {
+		if err := p.behindCheckpoint(); err != nil {
+			return err
+		}
+	}
+	if err := p.log.Admit(background(), blocks, entries); err != nil {
+		return p.logError(err)
+	}
+	return nil
+}
+
+// overlayFull says that what waits for a checkpoint takes too much memory.
+func (p *Pool) overlayFull() bool {
+	return p.overlay.bytes.Load() > 256<<20 || p.dirty.Load() > int64(max(4096, p.cache.limit))
+}
+
+// behindCheckpoint makes a writer wait for the checkpoint that it is ahead of.
+func (p *Pool) behindCheckpoint() error {
+	p.janitor.kick(jobCheckpoint)
+	if p.opts.Manual {
+		return p.Checkpoint()
+	}
+	ctx, cancel := context.WithTimeout(background(), time.Minute)
+	defer cancel()
+	for p.appended.Load() > 2*checkpointBytes/blockSize || p.entries.Load() > 2*checkpointEntries || p.overlayFull() {
+		wait := p.spaceBack.wait()
+		select {
+		case <-wait:
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return Errorf(ErrNoSpace, "the checkpoint is more than a minute behind; the disk is too slow: %w", errIO)
+		}
+		if err := p.writable(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noteAppend counts what was appended since the last checkpoint.
+func (p *Pool) noteAppend(blocks, entries int) {
+	b := p.appended.Add(int64(blocks))
+	e := p.entries.Add(int64(entries))
+	if b > checkpointBytes/blockSize || e > checkpointEntries || p.dirty.Load() > int64(max(2048, p.cache.limit/2)) {
+		p.janitor.kick(jobCheckpoint)
+	}
+}
+
+// waitForSpace is called outside the gate when the ledger did not admit a
+// write. It makes room as the LUN's policy says, waits for it, or says why not.
+func (p *Pool) waitForSpace(lun cow.LUNID, d reservation.Decision, try int) error {
+	deadline := p.spaceWait()
+	if try == 0 {
+		// What deletes and overwrites already gave back may only wait for a
+		// checkpoint or a merge.
+		p.recycle(lun, d)
+	}
+	wait := p.spaceBack.wait()
+	p.janitor.kick(jobReclaim)
+	if p.opts.Manual {
+		if try > 8 || !p.reclaimPending() {
+			return p.noSpace(lun, d)
+		}
+		return p.Reclaim()
+	}
+	if !p.reclaimPending() && d.Verdict == reservation.Reject {
+		return p.noSpace(lun, d)
+	}
+	select {
+	case <-wait:
+	case <-time.After(deadline / 64):
+	}
+	if try >= 64 {
+		return p.noSpace(lun, d)
+	}
+	p.recycle(lun, d)
+	return p.writable()
+}
+
+func (p *Pool) spaceWait() time.Duration {
+	if p.opts.SpaceWait > 0 {
+		return p.opts.SpaceWait
+	}
+	return 30 * time.Second
+}
+
+func (p *Pool) noSpace(lun cow.LUNID, d reservation.Decision) error {
+	p.treeMu.RLock()
+	name := fmt.Sprint(lun)
+	if l := p.tree.LUN(lun); l != nil {
+		name = l.Name
+	}
+	p.treeMu.RUnlock()
+	if d.Reason == reservation.AreaFull {
+		return Errorf(ErrNoSpace, "LUN %s: its snapshot area is full; delete snapshots, or raise the limit with `lunar reservation set %s --limit`", name, name)
+	}
+	return Errorf(ErrNoSpace, "LUN %s: the pool is full; delete snapshots or LUNs, or raise --capacity", name)
+}
+
+// payerTotals sums up what the versions of each LUN own, in blocks; versions of
+// no LUN are under 0. Called with treeMu held or with the tree at rest.
+func (p *Pool) payerTotals() map[cow.LUNID]int64 {
+	out := map[cow.LUNID]int64{}
+	for _, v := range p.tree.Versions() {
+		out[p.tree.Payer(v.ID)] += p.counter.of(v.ID).owned.Load()
+	}
+	return out
+}
+
+// sums are the visible and the locally paid blocks of every canonical version.
+type sums map[cow.VersionID]counts
+
+// sums adds the counters up along the tree, parents first. Called with treeMu
+// held or with the tree at rest.
+func (p *Pool) sums() sums {
+	out := sums{}
+	var group []cow.VersionID
+	for _, v := range p.tree.Versions() {
+		if v.State == cow.Alias || v.State == cow.Merging {
+			continue
+		}
+		var c counts
+		if v.Parent != 0 {
+			c = out[v.Parent]
+			if up := p.tree.Version(v.Parent); up == nil || up.LUN != v.LUN {
+				c.local = 0
+			}
+		}
+		c.owned = 0
+		group = p.tree.Group(v.ID, group[:0])
+		for _, id := range group {
+			c.plus(p.counter.of(id).load())
+		}
+		out[v.ID] = c
+	}
+	return out
+}
+
+// sumOf is sums for one version. Its cost follows the depth of the version.
+func (p *Pool) sumOf(id cow.VersionID) (c counts) {
+	var group []cow.VersionID
+	v := p.tree.Version(id)
+	local := true
+	for x := v; x != nil; x = p.tree.Version(x.Parent) {
+		local = local && x.LUN == v.LUN
+		group = p.tree.Group(x.ID, group[:0])
+		for _, g := range group {
+			n := p.counter.of(g).load()
+			c.ref += n.ref
+			if local {
+				c.local += n.local
+			}
+			if x == v {
+				c.owned += n.owned
+			}
+		}
+	}
+	return c
+}
+
+// account describes a LUN to the ledger.
+func (p *Pool) account(l *cow.LUN) (reservation.Account, error) {
+	a := reservation.Account{Size: blocksOf(l.Size), Thick: l.Thick, Limit: reservation.NoLimit}
+	reserve, err := ParseAmount(l.Reserve)
+	if err != nil {
+		return a, err
+	}
+	limit, err := ParseAmount(l.Limit)
+	if err != nil {
+		return a, err
+	}
+	if n, ok := reserve.Of(l.Size); ok {
+		a.Reserve = blocksOf(n)
+	}
+	if n, ok := limit.Of(l.Size); ok {
+		a.Limit = blocksOf(n)
+		if a.Limit < a.Reserve {
+			return a, Errorf(ErrInvalid, "LUN %q: limit %s is below the reserve %s; raise the limit or lower the reserve", l.Name, l.Limit, l.Reserve)
+		}
+	}
+	a.OnFull = reservation.Recycle
+	if l.OnFull == OnFullFreeze {
+		a.OnFull = reservation.Freeze
+	}
+	return a, nil
+}
+
+func blocksOf(bytes int64) int64 { return (bytes + blockSize - 1) / blockSize }
+
+// headroom is what the pool keeps for cleaning: room for the segments in
+// flight, and a twelfth of the capacity so that victims have enough dead
+// blocks to be worth moving. Both in blocks.
+func (p *Pool) headroom(capacity int64) int64 {
+	return min(capacity/12+6*int64(p.space.blocks), capacity/2)
+}
+
+// buildLedger makes the ledger from the tree and the counters.
+func (p *Pool) buildLedger() error {
+	capacity := p.state.Capacity
+	p.ledger = reservation.New(capacity/blockSize, p.headroom)
+	totals := p.payerTotals()
+	s := p.sums()
+	var errs []error
+	for _, l := range p.tree.LUNs() {
+		a, err := p.account(l)
+		if err != nil {
+			return err
+		}
+		a.Live = s[l.Head].local
+		a.Area = totals[l.ID] - a.Live
+		errs = append(errs, p.ledger.Restore(uint64(l.ID), a))
+	}
+	p.ledger.SetShared(totals[0])
+	p.ledger.SetIndex(int64(p.index.DiskBytes()) / blockSize)
+	return errors.Join(errs...)
+}
+
+// maxSegments is how many segment files the capacity allows beside the index.
+func (p *Pool) maxSegments() int {
+	room := p.state.capacity() - int64(p.index.DiskBytes())
+	return int(max(room/p.id.SegmentBytes, 8))
+}
+
+// segmentsOfPage groups a record's locations by segment.
+func (p *Pool) countSegments(r *cow.Record, out map[uint64]int64, sign int64) {
+	for i := range cow.PageBlocks {
+		if r.Set.Has(i) && cow.Stored(r.Loc[i]) {
+			out[p.space.segment(r.Loc[i])] += sign
+		}
+	}
+}
+
+// appendStruct writes a structural change's body to the log. Called in the gate.
+func (p *Pool) appendStruct(body []byte) (segment.Seq, error) {
+	x, err := p.log.Append(segment.Entry{Kind: segment.Struct}, body, false, nil)
+	if err != nil {
+		return 0, p.logError(err)
+	}
+	return x[0].Seq, nil
+}
+
+// reserved returns the ledger's account of a LUN.
+func (p *Pool) reserved(id cow.LUNID) reservation.Account {
+	a, _ := p.ledger.Get(uint64(id))
+	return a
+}
+
+// repromise changes what the ledger promises a LUN; it is refused before
+// anything changes.
+func (p *Pool) repromise(id cow.LUNID, old, a reservation.Account) error {
+	if a.Size != old.Size {
+		if err := p.ledger.Resize(uint64(id), a.Size, 0); err != nil {
+			return err
+		}
+	}
+	if a.Reserve == old.Reserve && a.Limit == old.Limit && a.OnFull == old.OnFull {
+		return nil
+	}
+	err := p.ledger.SetPolicy(uint64(id), a.Reserve, a.Limit, a.OnFull)
+	if err != nil && a.Size != old.Size {
+		err = errors.Join(err, p.ledger.Resize(uint64(id), old.Size, 0))
+	}
+	return err
+}

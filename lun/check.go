@@ -1,0 +1,354 @@
+package lun
+
+import (
+	"context"
+	"fmt"
+
+	"lunar/cow"
+	"lunar/store/segment"
+)
+
+// checker collects what does not agree.
+type checker struct {
+	p        *Pool
+	shadow   *Pool // sees the index alone, as the last checkpoint left it
+	problems []Problem
+	owned    map[cow.VersionID]int64
+	segs     map[uint64]int64
+	seen     map[uint64]cow.VersionID // location → who names it
+}
+
+func (c *checker) add(where, format string, args ...any) {
+	if len(c.problems) < 1000 {
+		c.problems = append(c.problems, Problem{What: fmt.Sprintf(format, args...), Where: where})
+	}
+}
+
+// Check proves that tree, pages, counters, use of segments and ledger agree. It
+// holds back checkpoints and structural changes, but not the writers.
+func (p *Pool) Check(_ context.Context, progress func(done, total int64)) (CheckReport, error) {
+	if p.writable() == nil {
+		if err := p.Checkpoint(); err != nil {
+			return CheckReport{}, err
+		}
+	}
+	p.adminMu.Lock()
+	defer p.adminMu.Unlock()
+	p.ckptMu.Lock()
+	defer p.ckptMu.Unlock()
+	c := &checker{p: p, owned: map[cow.VersionID]int64{}, segs: map[uint64]int64{}, seen: map[uint64]cow.VersionID{}}
+	c.shadow = &Pool{index: p.index, tree: p.tree, overlay: newOverlay(), opts: p.opts, now: p.now, space: p.space}
+	c.tree()
+	if err := c.pages(progress); err != nil {
+		return CheckReport{}, err
+	}
+	c.counters()
+	if err := c.visible(); err != nil {
+		return CheckReport{}, err
+	}
+	c.ledger()
+	if c.problems == nil {
+		c.problems = []Problem{}
+	}
+	return CheckReport{OK: len(c.problems) == 0, Problems: c.problems}, nil
+}
+
+// tree checks that heads, parents and branches fit together.
+func (c *checker) tree() {
+	t := c.p.tree
+	heads := map[cow.VersionID]bool{}
+	for _, l := range t.LUNs() {
+		h := t.Version(l.Head)
+		switch {
+		case h == nil:
+			c.add("LUN "+l.Name, "its head, version %d, is missing", l.Head)
+		case h.State != cow.Head || h.LUN != l.ID || h.Size != l.Size:
+			c.add("LUN "+l.Name, "its head, version %d, is %s of LUN %d with %d bytes", h.ID, h.State, h.LUN, h.Size)
+		default:
+			heads[h.ID] = true
+		}
+	}
+	for _, v := range t.Versions() {
+		where := fmt.Sprintf("version %d", v.ID)
+		if v.State == cow.Head && !heads[v.ID] {
+			c.add(where, "is a head of no LUN")
+		}
+		if t.Branch(v.Branch) == nil {
+			c.add(where, "its branch %d is missing", v.Branch)
+		}
+		if (v.State == cow.Alias || v.State == cow.Merging) && t.Version(v.Into) == nil {
+			c.add(where, "what it was merged into, version %d, is missing", v.Into)
+		}
+		if v.State != cow.Alias && v.State != cow.Merging && v.Parent != 0 {
+			if up := t.Version(v.Parent); up == nil || up.State == cow.Alias || up.State == cow.Merging || up.ID >= v.ID {
+				c.add(where, "its parent %d is no version to build on", v.Parent)
+			}
+		}
+		if uint64(v.ID) >= t.Next() {
+			c.add(where, "is beyond the mark of identifiers %d", t.Next())
+		}
+	}
+}
+
+// pages reads every record: each location is named once, lies in a known
+// segment, and belongs to a known version.
+func (c *checker) pages(progress func(done, total int64)) error {
+	n := int64(0)
+	err := c.p.index.AllPages(func(branch, num, version uint64, raw []byte) error {
+		n++
+		if progress != nil && n%1024 == 0 {
+			progress(n, 0)
+		}
+		where := fmt.Sprintf("page %d of version %d", num, version)
+		v := c.p.tree.Version(cow.VersionID(version))
+		if v == nil || uint64(v.Branch) != branch {
+			c.add(where, "its version is unknown on branch %d", branch)
+			return nil
+		}
+		var r cow.Record
+		if err := r.Decode(raw); err != nil {
+			c.add(where, "%v", err)
+			return nil
+		}
+		for i := range cow.PageBlocks {
+			if !r.Set.Has(i) {
+				continue
+			}
+			if cow.Charged(r.Loc[i]) {
+				c.owned[v.ID]++
+			}
+			if cow.Stored(r.Loc[i]) {
+				c.segs[c.p.space.segment(r.Loc[i])]++
+				if other, twice := c.seen[r.Loc[i]]; twice {
+					c.add(where, "block %d is at location %d, which version %d names too", num*cow.PageBlocks+uint64(i), r.Loc[i], other)
+				}
+				c.seen[r.Loc[i]] = v.ID
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Errorf(ErrCorrupt, "reading the index: %w", err)
+	}
+	return nil
+}
+
+// counters compares the stored counters and rows with what the pages say.
+func (c *checker) counters() {
+	p := c.p
+	p.counter.mu.RLock()
+	for v, n := range c.owned {
+		if s := p.counter.stored[v]; s.owned != n {
+			c.add(fmt.Sprintf("version %d", v), "owns %d blocks, its counter says %d", n, s.owned)
+		}
+	}
+	for v, s := range p.counter.stored {
+		if s.owned != 0 && c.owned[v] == 0 {
+			c.add(fmt.Sprintf("version %d", v), "owns no block, its counter says %d", s.owned)
+		}
+	}
+	p.counter.mu.RUnlock()
+	p.space.mu.Lock()
+	defer p.space.mu.Unlock()
+	for n, want := range c.segs {
+		if u := p.space.segs[n]; u == nil || u.stored != want {
+			got := int64(0)
+			if u != nil {
+				got = u.stored
+			}
+			c.add("segment "+segment.Name(n), "%d blocks of it are mapped, its row says %d", want, got)
+		}
+	}
+	for n, u := range p.space.segs {
+		if u.stored != 0 && c.segs[n] == 0 {
+			c.add("segment "+segment.Name(n), "no block of it is mapped, its row says %d", u.stored)
+		}
+	}
+}
+
+// visible recomputes, for every version, what its records change of the visible
+// and of the locally paid blocks.
+func (c *checker) visible() error {
+	t := c.p.tree
+	for _, v := range t.Versions() {
+		if v.State == cow.Alias || v.State == cow.Merging {
+			continue
+		}
+		nums, err := c.shadow.groupChanges(v.ID)
+		if err != nil {
+			return err
+		}
+		var ref, local int64
+		for _, num := range nums {
+			r, l, err := c.pageDelta(v, num)
+			if err != nil {
+				c.add(fmt.Sprintf("page %d of version %d", num, v.ID), "%v", err)
+				continue
+			}
+			ref, local = ref+r, local+l
+		}
+		var s counts
+		c.p.counter.mu.RLock()
+		for _, id := range t.Group(v.ID, nil) {
+			s.plus(c.p.counter.stored[id])
+		}
+		c.p.counter.mu.RUnlock()
+		if s.ref != ref || s.local != local {
+			c.add(fmt.Sprintf("version %d", v.ID), "changes visible blocks by %d and its LUN's by %d, its counters say %d and %d", ref, local, s.ref, s.local)
+		}
+	}
+	return nil
+}
+
+func (c *checker) pageDelta(v *cow.Version, num uint64) (ref, local int64, err error) {
+	var own cow.Record
+	if _, err := c.shadow.groupRecord(v.ID, num, &own); err != nil {
+		return 0, 0, err
+	}
+	pg := &page{num: num, view: &view{pool: c.shadow, version: v.Parent}}
+	if v.Parent != 0 {
+		if err := c.shadow.load(pg); err != nil {
+			return 0, 0, err
+		}
+	} else {
+		pg.Reset(0)
+	}
+	for i := range cow.PageBlocks {
+		if !own.Set.Has(i) {
+			continue
+		}
+		if cow.Charged(own.Loc[i]) {
+			ref++
+			local++
+		}
+		if old := pg.At(i); cow.Charged(old.Loc) {
+			ref--
+			if c.p.tree.Payer(old.Owner) == v.LUN {
+				local--
+			}
+		}
+	}
+	return ref, local, nil
+}
+
+// ledger compares, at one instant, the ledger with the counters.
+func (c *checker) ledger() {
+	p := c.p
+	p.gate.lock()
+	totals, s := p.payerTotals(), p.sums()
+	type account struct{ live, area int64 }
+	got := map[cow.LUNID]account{}
+	for _, l := range p.tree.LUNs() {
+		a := p.reserved(l.ID)
+		got[l.ID] = account{a.Live, a.Area}
+	}
+	shared := p.ledger.Totals().Shared
+	err := p.ledger.Check()
+	p.gate.unlock()
+	for _, l := range p.tree.LUNs() {
+		want := account{s[l.Head].local, totals[l.ID] - s[l.Head].local}
+		if got[l.ID] != want {
+			c.add("LUN "+l.Name, "live data %d and area %d blocks, the ledger says %d and %d", want.live, want.area, got[l.ID].live, got[l.ID].area)
+		}
+	}
+	if shared != totals[0] {
+		c.add("pool", "%d blocks belong to no LUN, the ledger says %d", totals[0], shared)
+	}
+	if err != nil {
+		c.add("ledger", "%v", err)
+	}
+}
+
+// Scrub reads every block that any version holds and compares it with its
+// checksum.
+func (p *Pool) Scrub(ctx context.Context, progress func(done, total int64)) (CheckReport, error) {
+	p.takeAll()
+	if p.writable() == nil {
+		if err := p.Checkpoint(); err != nil {
+			return CheckReport{}, err
+		}
+	}
+	rep := CheckReport{Problems: []Problem{}}
+	_, total, _ := p.space.totals()
+	done := int64(0)
+	buf := p.buf.Get(blockSize)[:blockSize]
+	defer p.buf.Put(buf)
+	err := p.index.AllPages(func(branch, num, version uint64, raw []byte) error {
+		var r cow.Record
+		if err := r.Decode(raw); err != nil {
+			rep.Problems = append(rep.Problems, Problem{err.Error(), p.place(cow.VersionID(version), num, 0)})
+			return nil
+		}
+		for i := range cow.PageBlocks {
+			if !r.Set.Has(i) || !cow.Stored(r.Loc[i]) {
+				continue
+			}
+			if done++; done%256 == 0 {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if progress != nil {
+					progress(done, total)
+				}
+			}
+			if bad := p.scrubBlock(buf, cow.BranchID(branch), num, cow.VersionID(version), i, r.Loc[i], r.CRC[i]); bad != nil {
+				where := p.place(cow.VersionID(version), num, i)
+				rep.Problems = append(rep.Problems, Problem{bad.Error(), where})
+				p.event("corrupt-block", "", "scrub: "+where+": "+bad.Error())
+			}
+		}
+		return nil
+	})
+	if progress != nil {
+		progress(done, max(done, total))
+	}
+	rep.OK = len(rep.Problems) == 0
+	return rep, err
+}
+
+// scrubBlock reads one block where the index said it is, and where it is now if
+// it was moved or replaced meanwhile.
+func (p *Pool) scrubBlock(buf []byte, b cow.BranchID, num uint64, v cow.VersionID, i int, loc uint64, crc uint32) error {
+	for {
+		phase := p.grace.enter(0)
+		err := p.log.Read(buf, segment.Loc(loc))
+		p.grace.leave(0, phase)
+		if err == nil && segment.Checksum(buf) == crc {
+			return nil
+		}
+		p.settle(b, num, v, nil)
+		var r cow.Record
+		ok, rerr := p.ownRecord(b, num, v, &r)
+		switch {
+		case rerr != nil:
+			return rerr
+		case !ok || !r.Set.Has(i) || !cow.Stored(r.Loc[i]):
+			return nil
+		case r.Loc[i] != loc:
+			loc, crc = r.Loc[i], r.CRC[i]
+			continue
+		case err != nil:
+			return err
+		}
+		return fmt.Errorf("the block does not match its checksum")
+	}
+}
+
+// place names a block of a version for people.
+func (p *Pool) place(id cow.VersionID, num uint64, i int) string {
+	p.treeMu.RLock()
+	defer p.treeMu.RUnlock()
+	off := int64(num*cow.PageBlocks+uint64(i)) * blockSize
+	v := p.tree.Version(p.tree.Canonical(id))
+	if v == nil {
+		return fmt.Sprintf("version %d, offset %d", id, off)
+	}
+	name := "a deleted version"
+	if l := p.tree.LUN(v.LUN); l != nil {
+		name = l.Name
+		if v.State == cow.Snapshot {
+			name += "@" + v.Name
+		}
+	}
+	return fmt.Sprintf("%s, offset %d, %d bytes", name, off, blockSize)
+}

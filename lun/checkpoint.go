@@ -1,0 +1,267 @@
+package lun
+
+import (
+	"encoding/json"
+	"slices"
+	"sync/atomic"
+
+	"lunar/cow"
+	"lunar/store/index"
+	"lunar/store/segment"
+)
+
+// Kinds of catalogue objects in the index.
+const (
+	objectLUN     = 'L'
+	objectVersion = 'V'
+	objectBranch  = 'B'
+)
+
+const (
+	metaState = "state"
+	// idMargin is how far the durable mark of identifiers runs ahead, so that
+	// ordinary operations need not wait for a checkpoint.
+	idMargin = 1 << 16
+)
+
+// durable is what the last checkpoint says of the pool as a whole.
+type durable struct {
+	Position uint64 `json:"position"` // first sequence that replay must look at
+	Epoch    uint64 `json:"epoch"`
+	IDs      uint64 `json:"ids"` // identifiers below this may have been handed out
+	Capacity int64  `json:"capacity"`
+	Highest  uint64 `json:"highest_segment"`
+
+	// The same for those who read while a checkpoint runs.
+	ids, room atomicInt
+	position  atomicInt
+}
+
+type atomicInt = atomic.Int64
+
+func (d *durable) publish() {
+	d.ids.Store(int64(d.IDs))
+	d.room.Store(d.Capacity)
+	d.position.Store(int64(d.Position))
+}
+
+func (d *durable) idReserved() uint64 { return uint64(d.ids.Load()) }
+func (d *durable) capacity() int64    { return d.room.Load() }
+
+// pending is what a checkpoint took at its position, to be committed.
+type pending struct {
+	position uint64
+	nextID   uint64
+	luns     map[cow.LUNID]*cow.LUN
+	versions map[cow.VersionID]*cow.Version
+	branches map[cow.BranchID]*cow.Branch
+}
+
+// Checkpoint writes what changed in the maps to the index, with the position of
+// the log that it covers. It is the only commit of the index.
+func (p *Pool) Checkpoint() error {
+	p.ckptMu.Lock()
+	defer p.ckptMu.Unlock()
+	return p.checkpointHeld()
+}
+
+func (p *Pool) checkpointHeld() error {
+	if err := p.writable(); err != nil {
+		return err
+	}
+	entries, blocks := p.entries.Load(), p.appended.Load()
+	p.gate.lock()
+	pend := p.takeObjects(uint64(p.log.Next()))
+	p.gate.unlock()
+	for _, v := range p.allViews() {
+		p.takeDirty(v)
+	}
+	gen := p.overlay.swap()
+	// Everything that the taken pages point at was appended before this.
+	if err := p.log.Sync(p.log.Next() - 1); err != nil {
+		p.fail(err)
+		return p.logError(err)
+	}
+	if err := p.commitIndex(pend, gen); err != nil {
+		p.fail(err)
+		return err
+	}
+	p.entries.Add(-entries)
+	p.appended.Add(-blocks)
+	p.releaseSegments()
+	p.spaceBack.wake()
+	return nil
+}
+
+// takeObjects collects the changed catalogue entries and the position. Called
+// under the gate's write side: the catalogue is exactly that of the position.
+func (p *Pool) takeObjects(position uint64) pending {
+	pend := pending{position: position, nextID: p.tree.Next(),
+		luns: map[cow.LUNID]*cow.LUN{}, versions: map[cow.VersionID]*cow.Version{}, branches: map[cow.BranchID]*cow.Branch{}}
+	for id := range p.objects.luns {
+		pend.luns[id] = p.tree.LUN(id)
+	}
+	for id := range p.objects.versions {
+		pend.versions[id] = p.tree.Version(id)
+	}
+	for id := range p.objects.branches {
+		pend.branches[id] = p.tree.Branch(id)
+	}
+	p.objects = newObjectSet()
+	return pend
+}
+
+// commitIndex writes one generation and the catalogue in one batch.
+func (p *Pool) commitIndex(pend pending, gen *generation) error {
+	b := p.index.NewBatch()
+	defer b.Close()
+	if err := p.stageObjects(b, pend); err != nil {
+		return err
+	}
+	stagePages(b, gen)
+	p.stageCounters(b, pend, gen)
+	p.stageSegments(b, pend, gen)
+	next := durable{Position: pend.position, Epoch: p.state.Epoch, IDs: max(p.state.IDs, pend.nextID+idMargin), Capacity: p.state.capacity(), Highest: p.space.top()}
+	state, err := json.Marshal(&next)
+	if err != nil {
+		return err
+	}
+	b.SetMeta(metaState, state)
+	if err := b.Commit(); err != nil {
+		return Errorf(ErrReadOnly, "checkpoint: %w", err)
+	}
+	p.overlay.done()
+	p.state.Position, p.state.IDs, p.state.Highest = next.Position, next.IDs, next.Highest
+	p.state.publish()
+	p.ledger.SetIndex(int64(p.index.DiskBytes()) / blockSize)
+	return nil
+}
+
+func (p *Pool) stageObjects(b *index.Batch, pend pending) error {
+	for id, l := range pend.luns {
+		if err := stageObject(b, objectLUN, uint64(id), l); err != nil {
+			return err
+		}
+	}
+	for id, v := range pend.versions {
+		if err := stageObject(b, objectVersion, uint64(id), v); err != nil {
+			return err
+		}
+	}
+	for id, x := range pend.branches {
+		if err := stageObject(b, objectBranch, uint64(id), x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func stageObject[T any](b *index.Batch, kind uint8, id uint64, x *T) error {
+	if x == nil {
+		b.DeleteObject(kind, id)
+		return nil
+	}
+	body, err := json.Marshal(x)
+	if err != nil {
+		return err
+	}
+	b.SetObject(kind, id, body)
+	return nil
+}
+
+func stagePages(b *index.Batch, gen *generation) {
+	for k, ops := range gen.ops {
+		for _, o := range ops {
+			br, num, v := uint64(k.branch), k.page, uint64(o.version)
+			switch o.kind {
+			case opSet:
+				b.SetPage(br, num, v, o.rec)
+			case opMerge:
+				b.MergePage(br, num, v, o.rec)
+			case opDelete:
+				b.DeletePage(br, num, v)
+			}
+		}
+	}
+}
+
+// stageCounters writes stored + changes: the sum over the pages of the batch,
+// never what memory says, which is ahead of it.
+func (p *Pool) stageCounters(b *index.Batch, pend pending, gen *generation) {
+	p.counter.mu.Lock()
+	defer p.counter.mu.Unlock()
+	for v, d := range gen.counters {
+		s := p.counter.stored[v]
+		s.plus(d)
+		p.counter.stored[v] = s
+		b.SetCounter(uint64(v), marshalCounts(s))
+	}
+	for id, v := range pend.versions {
+		if v == nil {
+			b.DeleteCounter(uint64(id))
+			delete(p.counter.stored, id)
+		}
+	}
+}
+
+// stageSegments writes the rows of segments. A segment that is dead with this
+// commit loses its row with it: from then on replay looks into it again, which
+// must be so before it is used anew.
+func (p *Pool) stageSegments(b *index.Batch, pend pending, gen *generation) {
+	s := p.space
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n, d := range gen.segments {
+		s.ofLocked(n).stored += d
+	}
+	for n, u := range s.segs {
+		old := u.sealed && uint64(u.info.Last) < pend.position
+		switch {
+		case u.stored == 0 && (old || !u.row):
+			if u.row {
+				b.DeleteSegment(n)
+				u.row = false
+			}
+			u.dead = old
+		case !u.row || u.rowed != u.stored || u.rowSealed != old:
+			b.SetSegment(n, row{live: u.stored, sealed: old, info: u.info}.marshal())
+			u.row, u.rowed, u.rowSealed = true, u.stored, old
+		}
+	}
+}
+
+// releaseSegments gives back the segments that the durable checkpoint neither
+// points at nor would replay, once no reader holds an address in them.
+func (p *Pool) releaseSegments() {
+	s := p.space
+	var dead []uint64
+	s.mu.Lock()
+	for n, u := range s.segs {
+		if u.dead && u.live.Load() == 0 {
+			dead = append(dead, n)
+		}
+	}
+	s.mu.Unlock()
+	if len(dead) == 0 {
+		return
+	}
+	slices.Sort(dead)
+	p.grace.wait()
+	for _, n := range dead {
+		s.mu.Lock()
+		delete(s.segs, n)
+		s.mu.Unlock()
+		if err := p.log.Release(n, p.log.Stats().Free >= p.spares()); err != nil {
+			p.event("segment-release", "", "segment could not be released: "+err.Error())
+		}
+	}
+}
+
+// spares is how many dead segments are kept for reuse: overwriting a written
+// segment makes fdatasync about twice as fast (PERFORMANCE.md).
+func (p *Pool) spares() int {
+	return int(min(16, max(2, p.state.capacity()/p.id.SegmentBytes/32)))
+}
+
+// buffers is where payload lives until it is in the log.
+func (p *Pool) buffers() *segment.Buffers { return p.buf }

@@ -1,0 +1,343 @@
+package lun
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"lunar/cow"
+	"lunar/store/segment"
+)
+
+// victim is a sealed segment with dead blocks.
+type victim struct {
+	number uint64
+	live   int64
+	blocks int64
+}
+
+// pickVictims chooses the segments to clean, those that give most space for
+// what has to be moved first, as long as they are at most maxLive per cent live.
+func pickVictims(all []victim, maxLive int64, most int) []victim {
+	out := slices.DeleteFunc(slices.Clone(all), func(v victim) bool { return v.live*100 > v.blocks*maxLive })
+	slices.SortFunc(out, func(a, b victim) int {
+		return cmp.Or(cmp.Compare(a.live*b.blocks, b.live*a.blocks), cmp.Compare(a.number, b.number))
+	})
+	return out[:min(len(out), most)]
+}
+
+// victims lists the sealed segments that replay does not need any more.
+func (p *Pool) victims() []victim {
+	s := p.space
+	pos := uint64(p.state.position.Load())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []victim
+	for n, u := range s.segs {
+		if live := u.live.Load(); u.sealed && uint64(u.info.Last) < pos && live > 0 && !u.damaged {
+			out = append(out, victim{n, live, max(int64(s.blocks), 1)})
+		}
+	}
+	return out
+}
+
+// Clean gives dead space back now: it moves what is live out of segments that
+// are less than nine tenths live, and releases them.
+func (p *Pool) Clean(context.Context) (PoolStatus, error) {
+	if err := p.writable(); err != nil {
+		return p.Status(), err
+	}
+	if err := p.Reclaim(); err != nil {
+		return p.Status(), err
+	}
+	if err := p.log.Rotate(); err != nil {
+		return p.Status(), p.logError(err)
+	}
+	if err := p.Checkpoint(); err != nil {
+		return p.Status(), err
+	}
+	for {
+		n, err := p.cleanRound(90, 64)
+		if err != nil {
+			return p.Status(), err
+		}
+		if n == 0 {
+			break
+		}
+	}
+	if err := p.log.DropSpares(); err != nil {
+		return p.Status(), p.logError(err)
+	}
+	return p.Status(), nil
+}
+
+// cleanRound empties some victims and checkpoints; it returns how many.
+func (p *Pool) cleanRound(maxLive int64, most int) (int, error) {
+	p.cleanMu.Lock()
+	defer p.cleanMu.Unlock()
+	vs := pickVictims(p.victims(), maxLive, most)
+	moved, done := int64(0), 0
+	for _, v := range vs {
+		n, err := p.emptySegment(v.number)
+		if err != nil {
+			return done, err
+		}
+		moved += n
+		done++
+	}
+	if done == 0 {
+		return 0, nil
+	}
+	if err := p.Checkpoint(); err != nil {
+		return done, err
+	}
+	p.event("clean", "", fmt.Sprintf("%d segments emptied, %s moved", done, human(moved*blockSize)))
+	return done, nil
+}
+
+// placed is one block as the header of its record describes it.
+type placed struct {
+	version cow.VersionID
+	block   uint64
+	loc     uint64
+	crc     uint32
+	birth   segment.Seq
+}
+
+// emptySegment moves every live block of a segment.
+func (p *Pool) emptySegment(number uint64) (moved int64, err error) {
+	var all []placed
+	err = p.log.Scan(number, func(h *segment.Header, at int64) error {
+		loc := number*p.space.blocks + uint64(at/blockSize) + 1
+		seq := h.First
+		for _, e := range h.Entries {
+			if e.Kind == segment.Data || e.Kind == segment.Moved {
+				birth := seq
+				if e.Kind == segment.Moved {
+					birth = e.Birth
+				}
+				for i := range e.Count {
+					all = append(all, placed{cow.VersionID(e.Version), e.Block + i, loc + i, e.CRCs[i], birth})
+				}
+			}
+			loc += uint64(len(e.CRCs))
+			seq++
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, p.damaged(number, err)
+	}
+	slices.SortStableFunc(all, func(a, b placed) int {
+		return cmp.Or(cmp.Compare(a.version, b.version), cmp.Compare(a.block, b.block))
+	})
+	for len(all) > 0 {
+		n := 1
+		for n < len(all) && all[n].version == all[0].version && all[n].block/cow.PageBlocks == all[0].block/cow.PageBlocks {
+			n++
+		}
+		k, err := p.movePage(number, all[:n])
+		if err != nil {
+			return moved, err
+		}
+		moved, all = moved+k, all[n:]
+	}
+	return moved, nil
+}
+
+// damaged keeps the cleaner from a segment that it cannot read; what is in it
+// stays where it is.
+func (p *Pool) damaged(number uint64, err error) error {
+	p.space.mu.Lock()
+	p.space.ofLocked(number).damaged = true
+	p.space.mu.Unlock()
+	p.event("segment-damaged", "", fmt.Sprintf("segment %d cannot be cleaned: %v", number, err))
+	return nil
+}
+
+// holder is where a live block's map entry is stored.
+type holder struct {
+	raw    cow.VersionID
+	branch cow.BranchID
+}
+
+// movePage moves the live ones among the blocks of one page that one version
+// wrote. adminMu keeps merges and structural changes away meanwhile.
+func (p *Pool) movePage(number uint64, ps []placed) (int64, error) {
+	p.adminMu.Lock()
+	defer p.adminMu.Unlock()
+	num := ps[0].block / cow.PageBlocks
+	canon := p.tree.Canonical(ps[0].version)
+	v := p.tree.Version(canon)
+	if v == nil {
+		return 0, nil // freed
+	}
+	p.settle(v.Branch, num, canon, nil)
+	var rec cow.Record
+	moved := int64(0)
+	for _, raw := range p.tree.Group(canon, nil) {
+		h := holder{raw, p.tree.Version(raw).Branch}
+		p.settle(h.branch, num, raw, nil)
+		ok, err := p.ownRecord(h.branch, num, raw, &rec)
+		if err != nil {
+			return moved, err
+		}
+		if !ok {
+			continue
+		}
+		var live []placed
+		for _, x := range ps {
+			if i := int(x.block % cow.PageBlocks); rec.Set.Has(i) && rec.Loc[i] == x.loc {
+				live = append(live, x)
+			}
+		}
+		if len(live) > 0 {
+			n, err := p.moveBlocks(number, h, num, live)
+			moved += n
+			if err != nil {
+				return moved, err
+			}
+		}
+	}
+	return moved, nil
+}
+
+// moveBlocks copies blocks to the end of the log and points the maps at the
+// copies. The originals stay in place until a checkpoint has committed that.
+func (p *Pool) moveBlocks(number uint64, h holder, num uint64, live []placed) (moved int64, err error) {
+	for len(live) > 0 {
+		n := 1
+		for n < len(live) && live[n].block == live[0].block+uint64(n) && live[n].loc == live[0].loc+uint64(n) && n < 64 {
+			n++
+		}
+		run := live[:n]
+		live = live[n:]
+		b := p.buf.Get(n * blockSize)[:n*blockSize]
+		err := p.log.Read(b, segment.Loc(run[0].loc))
+		crcs := make([]uint32, n)
+		for i := range run {
+			crcs[i] = run[i].crc
+			if err == nil && segment.Checksum(b[i*blockSize:(i+1)*blockSize]) != run[i].crc {
+				err = fmt.Errorf("block %d of version %d does not match its checksum", run[i].block, run[i].version)
+			}
+		}
+		if err != nil {
+			p.buf.Put(b)
+			_ = p.damaged(number, err)
+			continue
+		}
+		if err := p.log.AdmitReserved(background(), n, 1); err != nil {
+			p.buf.Put(b)
+			return moved, p.logError(err)
+		}
+		ext, err := p.log.Append(segment.Entry{Kind: segment.Moved, Version: uint64(h.raw), Block: run[0].block, Count: uint64(n), Birth: run[0].birth, CRCs: crcs}, b, true, nil)
+		if err != nil {
+			p.log.Unadmit(n, 1)
+			return moved, p.logError(err)
+		}
+		p.noteAppend(n, len(ext))
+		for _, x := range ext {
+			k, err := p.repoint(h, num, run[x.First:x.First+x.Count], uint64(x.Loc))
+			if err != nil {
+				return moved, err
+			}
+			moved += k
+		}
+	}
+	return moved, nil
+}
+
+// repoint changes the map entries of moved blocks: of a head under its page's
+// lock, since its writers replace and absorb entries; of a frozen version in
+// the stored record, which only the janitor changes. Then every cached page
+// that shows a block follows.
+func (p *Pool) repoint(h holder, num uint64, run []placed, to uint64) (moved int64, err error) {
+	v := p.tree.Version(p.tree.Canonical(h.raw))
+	if v.State == cow.Head {
+		p.viewMu.Lock()
+		head := p.heads[v.LUN]
+		p.viewMu.Unlock()
+		pg, err := head.get(num)
+		if err != nil {
+			return 0, err
+		}
+		if err := pg.lock(); err != nil {
+			pg.unpin()
+			return 0, err
+		}
+		moved = p.repointHead(pg, h, num, run, to)
+		pg.mu.Unlock()
+		pg.unpin()
+	} else {
+		var r cow.Record
+		for i, x := range run {
+			at := int(x.block % cow.PageBlocks)
+			r.Set.Add(at)
+			r.Loc[at], r.CRC[at] = to+uint64(i), x.crc
+		}
+		p.repointRecord(h, num, &r, run, to)
+		moved = int64(len(run))
+	}
+	for _, v := range p.allViews() {
+		pg := v.resident(num)
+		if pg == nil {
+			continue
+		}
+		pg.mu.Lock()
+		for i, x := range run {
+			pg.Move(int(x.block%cow.PageBlocks), x.loc, to+uint64(i))
+		}
+		pg.mu.Unlock()
+		pg.unpin()
+	}
+	return moved, nil
+}
+
+// repointHead moves blocks of a head's locked page: those that are stored under
+// the head's own id as changes of the page, those under an id merged into it in
+// that record. A block that was overwritten meanwhile stays overwritten.
+func (p *Pool) repointHead(pg *page, h holder, num uint64, run []placed, to uint64) (moved int64) {
+	var r cow.Record
+	for i, x := range run {
+		at := int(x.block % cow.PageBlocks)
+		e := pg.At(at)
+		switch {
+		case e.Loc != x.loc:
+			continue
+		case e.Owner == pg.Head:
+			pg.Move(at, x.loc, to+uint64(i))
+			pg.Touched(at)
+			for loc, d := range map[uint64]int64{x.loc: -1, to + uint64(i): 1} {
+				seg := p.space.segment(loc)
+				p.space.of(seg).live.Add(d)
+				pg.addSeg(seg, d)
+			}
+			p.markDirty(pg)
+		default:
+			r.Set.Add(at)
+			r.Loc[at], r.CRC[at] = to+uint64(i), x.crc
+		}
+		moved++
+	}
+	if !r.Set.Empty() {
+		p.repointRecord(h, num, &r, run, to)
+	}
+	return moved
+}
+
+// repointRecord lays the new locations r of some blocks of the run over a stored
+// record.
+func (p *Pool) repointRecord(h holder, num uint64, r *cow.Record, run []placed, to uint64) {
+	segs := map[uint64]int64{}
+	for i, x := range run {
+		if r.Set.Has(int(x.block % cow.PageBlocks)) {
+			segs[p.space.segment(x.loc)]--
+			segs[p.space.segment(to+uint64(i))]++
+		}
+	}
+	p.overlay.mu.Lock()
+	p.overlay.putLocked(pageKey{h.branch, num}, op{h.raw, opMerge, r.Append(nil)})
+	p.giveBackLocked(segs)
+	p.overlay.mu.Unlock()
+}

@@ -1,0 +1,503 @@
+package lun
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/google/uuid"
+
+	"lunar/cow"
+	"lunar/store/index"
+	"lunar/store/segment"
+)
+
+// The files of a data folder.
+const (
+	identityFile = "pool.json"
+	lockFile     = "lock"
+	pidFile      = "lock.pid"
+	indexDir     = "index"
+	segmentDir   = "segments"
+)
+
+// poolFormat is the version of the data folder as a whole.
+const poolFormat = 1
+
+// identity is what a pool is made with and never changes: pool.json.
+type identity struct {
+	Format       int       `json:"format"`
+	UUID         string    `json:"uuid"`
+	SegmentBytes int64     `json:"segment_bytes"`
+	Created      time.Time `json:"created"`
+}
+
+func (i identity) number() uint64 {
+	u, err := uuid.Parse(i.UUID)
+	if err != nil {
+		return 0
+	}
+	var n uint64
+	for _, b := range u[:8] {
+		n = n<<8 | uint64(b)
+	}
+	return n
+}
+
+const (
+	defaultSegment = 64 << 20
+	defaultCache   = 256 << 20
+)
+
+func (o Options) withDefaults() Options {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.IndexCache == 0 {
+		o.IndexCache = defaultCache
+	}
+	if o.SnapshotsPerLUN == 0 {
+		o.SnapshotsPerLUN = 256
+	}
+	if o.ListSnapshots == 0 {
+		o.ListSnapshots = 256
+	}
+	return o
+}
+
+// Open opens the pool in o.Dir, and makes it if the folder is missing or empty.
+// It returns when every LUN can be served: the log behind the last checkpoint
+// has been replayed and a new checkpoint covers it.
+func Open(_ context.Context, o Options) (_ *Pool, err error) {
+	o = o.withDefaults()
+	p := &Pool{
+		opts: o, fs: o.FS, now: o.Now, overlay: newOverlay(), uniques: map[cow.VersionID]uniqueOf{},
+		heads: map[cow.LUNID]*view{}, tips: map[cow.BranchID]*view{}, frozen: map[cow.VersionID]*view{},
+		objects: newObjectSet(), buf: segment.NewBuffers(64 << 20),
+	}
+	p.counter = counters{live: map[cow.VersionID]*counter{}, stored: map[cow.VersionID]counts{}}
+	p.janitor = newJanitor(p)
+	p.cache = &cache{limit: int(max(o.IndexCache/pageBytes, 64))}
+	defer func() {
+		if err != nil {
+			p.closeFiles()
+		}
+	}()
+	if err := p.openFolder(); err != nil {
+		return nil, err
+	}
+	p.space = newSpace(p.id.SegmentBytes)
+	if err := p.openIndex(); err != nil {
+		return nil, err
+	}
+	if err := p.loadCatalogue(); err != nil {
+		return nil, err
+	}
+	if err := p.recover(); err != nil {
+		return nil, err
+	}
+	if p.readOnly.Load() == nil && !o.Manual {
+		p.janitor.start()
+	}
+	return p, nil
+}
+
+func (p *Pool) path(names ...string) string {
+	return p.fs.PathJoin(append([]string{p.opts.Dir}, names...)...)
+}
+
+// openFolder makes or reads the folder's identity and takes its lock.
+func (p *Pool) openFolder() error {
+	names, err := p.fs.List(p.opts.Dir)
+	fresh := false
+	switch {
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return Errorf(ErrNotPool, "data folder %s cannot be read: %w", p.opts.Dir, err)
+	case err != nil:
+		fresh = true
+	default:
+		known := false
+		foreign := ""
+		for _, n := range names {
+			switch {
+			case n == identityFile:
+				known = true
+			case n == lockFile, n == pidFile, n == indexDir, n == segmentDir, n == "lost+found", strings.HasSuffix(n, ".sock"), strings.HasPrefix(n, identityFile):
+			default:
+				foreign = n
+			}
+		}
+		if !known && foreign != "" {
+			return Errorf(ErrNotPool, "data folder %s is not a pool and holds other things (%s); name an empty or a new folder", p.opts.Dir, foreign)
+		}
+		fresh = !known
+	}
+	if fresh && p.opts.ReadOnly {
+		return Errorf(ErrNotPool, "data folder %s holds no pool", p.opts.Dir)
+	}
+	if err := p.fs.MkdirAll(p.opts.Dir, 0o755); err != nil {
+		return Errorf(ErrNotPool, "data folder %s cannot be made: %w", p.opts.Dir, err)
+	}
+	if err := p.takeLock(); err != nil {
+		return err
+	}
+	if fresh {
+		return p.makeIdentity()
+	}
+	return p.readIdentity()
+}
+
+func (p *Pool) takeLock() error {
+	lock, err := p.fs.Lock(p.path(lockFile))
+	if err != nil {
+		if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) || errors.Is(err, errReadOnlyFS) {
+			return Errorf(ErrNotPool, "data folder %s cannot be written: %w", p.opts.Dir, err)
+		}
+		pid := "unknown"
+		if b, err := readFile(p.fs, p.path(pidFile)); err == nil {
+			pid = strings.TrimSpace(string(b))
+		}
+		return Errorf(ErrLocked, "data folder %s is in use by another server, pid %s; stop it first, or give another --data", p.opts.Dir, pid)
+	}
+	p.lock = lock
+	return writeFile(p.fs, p.path(pidFile), []byte(strconv.Itoa(os.Getpid())+"\n"))
+}
+
+func (p *Pool) makeIdentity() error {
+	p.id = identity{Format: poolFormat, UUID: uuid.NewString(), SegmentBytes: p.opts.SegmentBytes, Created: p.now().UTC()}
+	if p.id.SegmentBytes == 0 {
+		p.id.SegmentBytes = defaultSegment
+	}
+	body, err := json.MarshalIndent(p.id, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := p.fs.MkdirAll(p.path(segmentDir), 0o755); err != nil {
+		return Errorf(ErrNotPool, "data folder %s cannot be written: %w", p.opts.Dir, err)
+	}
+	// The identity comes last and by rename: a pool without it is no pool yet.
+	tmp := p.path(identityFile + ".tmp")
+	if err := writeFile(p.fs, tmp, append(body, '\n')); err != nil {
+		return Errorf(ErrNotPool, "data folder %s cannot be written: %w", p.opts.Dir, err)
+	}
+	if err := p.fs.Rename(tmp, p.path(identityFile)); err != nil {
+		return err
+	}
+	if err := syncDir(p.fs, p.opts.Dir); err != nil {
+		return err
+	}
+	p.state.Epoch = 0
+	return nil
+}
+
+func (p *Pool) readIdentity() error {
+	body, err := readFile(p.fs, p.path(identityFile))
+	if err != nil {
+		return Errorf(ErrNotPool, "%s cannot be read: %w", p.path(identityFile), err)
+	}
+	if err := json.Unmarshal(body, &p.id); err != nil || p.id.Format < 1 || p.id.SegmentBytes <= 0 {
+		return Errorf(ErrCorrupt, "%s makes no sense; restore it from a copy (`lunar pool repair` cannot guess it)", p.path(identityFile))
+	}
+	if p.id.Format > poolFormat {
+		return Errorf(ErrNotPool, "pool %s has format %d, this lunar knows formats up to %d; use a newer lunar", p.opts.Dir, p.id.Format, poolFormat)
+	}
+	return nil
+}
+
+func (p *Pool) openIndex() error {
+	x, err := index.Open(index.Options{
+		FS: p.fs, Dir: p.path(indexDir), CacheBytes: max(8<<20, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
+		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: p.opts.ReadOnly, Deterministic: p.opts.Manual,
+	})
+	if err != nil {
+		return Errorf(ErrCorrupt, "index of pool %s: %w", p.opts.Dir, err)
+	}
+	p.index = x
+	return nil
+}
+
+// loadCatalogue reads what the last checkpoint says.
+func (p *Pool) loadCatalogue() error {
+	body, ok, err := p.index.Meta(metaState)
+	if err != nil {
+		return Errorf(ErrCorrupt, "index: %w", err)
+	}
+	if ok {
+		if err := json.Unmarshal(body, &p.state); err != nil {
+			return Errorf(ErrCorrupt, "index: state makes no sense: %w", err)
+		}
+	} else {
+		p.state.Position, p.state.IDs = 1, 1
+		if p.state.Capacity, err = p.defaultCapacity(); err != nil {
+			return err
+		}
+	}
+	if p.opts.Capacity > 0 {
+		p.state.Capacity = p.opts.Capacity
+	}
+	p.state.publish()
+	p.tree = cow.NewTree(p.state.IDs)
+	if err := p.loadTree(); err != nil {
+		return err
+	}
+	err = p.index.Counters(func(v uint64, b []byte) error {
+		c, err := unmarshalCounts(b)
+		if err != nil {
+			return err
+		}
+		p.counter.stored[cow.VersionID(v)] = c
+		p.counter.of(cow.VersionID(v)).add(c)
+		return nil
+	})
+	if err != nil {
+		return Errorf(ErrCorrupt, "index: %w", err)
+	}
+	err = p.index.Segments(func(n uint64, b []byte) error {
+		var r row
+		if err := r.unmarshal(n, b); err != nil {
+			return err
+		}
+		u := p.space.of(n)
+		u.stored, u.rowed, u.row, u.rowSealed, u.sealed, u.info = r.live, r.live, true, r.sealed, r.sealed, r.info
+		u.live.Store(r.live)
+		return nil
+	})
+	if err != nil {
+		return Errorf(ErrCorrupt, "index: %w", err)
+	}
+	p.space.highest = max(p.space.highest, p.state.Highest)
+	return nil
+}
+
+func (p *Pool) loadTree() error {
+	var c cow.Change
+	err := p.index.Objects(objectBranch, func(_ uint64, b []byte) error {
+		var x cow.Branch
+		err := json.Unmarshal(b, &x)
+		c.Branches = append(c.Branches, x)
+		return err
+	})
+	if err == nil {
+		err = p.index.Objects(objectVersion, func(_ uint64, b []byte) error {
+			var x cow.Version
+			err := json.Unmarshal(b, &x)
+			c.Versions = append(c.Versions, x)
+			return err
+		})
+	}
+	if err == nil {
+		err = p.index.Objects(objectLUN, func(_ uint64, b []byte) error {
+			var x cow.LUN
+			err := json.Unmarshal(b, &x)
+			c.LUNs = append(c.LUNs, x)
+			return err
+		})
+	}
+	if err != nil {
+		return Errorf(ErrCorrupt, "index: catalogue: %w", err)
+	}
+	p.tree.Apply(c)
+	p.followHeads(c)
+	return nil
+}
+
+// defaultCapacity is what the file system has free, less 5 %.
+func (p *Pool) defaultCapacity() (int64, error) {
+	if p.opts.Capacity > 0 {
+		return p.opts.Capacity, nil
+	}
+	du, err := p.fs.GetDiskUsage(p.opts.Dir)
+	if err != nil {
+		return 0, Errorf(ErrNotPool, "free space of %s cannot be read: %w; give --capacity", p.opts.Dir, err)
+	}
+	return int64(du.AvailBytes) / 100 * 95, nil
+}
+
+// recover replays the log behind the checkpoint, seals what was replayed,
+// commits it with a new epoch, and goes on in another segment.
+func (p *Pool) recover() error {
+	rec, err := segment.Recover(p.logOptions(), segment.Seq(p.state.Position), p.isSealed, p.opts.AcceptLoss, p.replay)
+	if errors.Is(err, segment.ErrCorrupt) && !p.opts.AcceptLoss {
+		return p.openDamaged(err)
+	}
+	if err != nil {
+		return Errorf(ErrCorrupt, "replaying the log: %w", err)
+	}
+	for _, info := range rec.Segments {
+		p.space.seal(info)
+	}
+	if rec.Torn {
+		p.event("torn-tail", "", "the log ended in an unfinished record ("+rec.TornAt+"), as after a power cut; nothing that was flushed is lost")
+	}
+	if err := p.buildLedger(); err != nil {
+		return err
+	}
+	if p.opts.ReadOnly {
+		p.setReadOnly("opened read-only")
+		p.log, err = segment.OpenRead(p.logOptions())
+		return err
+	}
+	return p.goOn(rec)
+}
+
+// goOn commits what was replayed under a new epoch and starts the log.
+func (p *Pool) goOn(rec segment.Recovered) error {
+	for _, v := range p.allViews() {
+		p.takeDirty(v)
+	}
+	p.state.Epoch++
+	pend := p.takeObjects(uint64(rec.Next))
+	p.sealReplayed(rec)
+	if err := p.commitIndex(pend, p.overlay.swap()); err != nil {
+		return err
+	}
+	free := p.space.takeDead()
+	for _, n := range rec.Free {
+		if p.space.unused(n) && !slices.Contains(free, n) {
+			free = append(free, n)
+		}
+	}
+	slices.Sort(free)
+	for _, n := range free {
+		p.space.highest = max(p.space.highest, n)
+	}
+	log, err := segment.Open(p.logOptions(), rec.Next, free, p.space.top())
+	if err != nil {
+		return Errorf(ErrCorrupt, "starting the log: %w", err)
+	}
+	p.log = log
+	return nil
+}
+
+// sealReplayed marks as sealed every segment that holds live blocks: the log
+// never goes on behind a recovered tail.
+func (p *Pool) sealReplayed(rec segment.Recovered) {
+	s := p.space
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n, u := range s.segs {
+		if !u.sealed {
+			u.sealed = true
+			u.info.Number = n
+			u.info.Last = min(max(u.info.Last, segment.Seq(p.state.Position)), rec.Next-1)
+			u.info.Blocks = int(s.blocks)
+		}
+	}
+}
+
+// openDamaged serves what can be served of a pool whose log cannot be followed.
+func (p *Pool) openDamaged(cause error) error {
+	if err := p.buildLedger(); err != nil {
+		return errors.Join(cause, err)
+	}
+	p.setReadOnly(cause.Error() + "; `lunar pool repair --accept-loss` goes on without them")
+	log, err := segment.OpenRead(p.logOptions())
+	if err != nil {
+		return errors.Join(cause, err)
+	}
+	p.log = log
+	return nil
+}
+
+func (p *Pool) setReadOnly(reason string) {
+	p.readOnly.Store(&reason)
+	p.event("pool-read-only", "", "pool is read-only: "+reason)
+}
+
+func (p *Pool) isSealed(n uint64) bool {
+	p.space.mu.Lock()
+	defer p.space.mu.Unlock()
+	u := p.space.segs[n]
+	return u != nil && u.sealed
+}
+
+func (p *Pool) logOptions() segment.Options {
+	return segment.Options{
+		FS: p.fs, Dir: p.path(segmentDir), PoolID: p.id.number(), Epoch: p.state.Epoch, SegmentBytes: p.id.SegmentBytes,
+		RecordBlocks: p.opts.RecordBlocks, Buffers: p.buf, MaxSegments: p.maxSegments, OnFail: p.fail, OnSeal: p.space.seal,
+		OnFull: func() { p.janitor.kick(jobClean) }, Spares: p.spares(), PlainWrites: p.opts.PlainWrites,
+	}
+}
+
+// Close ends background work, checkpoints, and gives the folder back.
+func (p *Pool) Close() error {
+	if p.closed.Swap(true) {
+		return nil
+	}
+	p.janitor.stop()
+	var err error
+	if p.log != nil && p.readOnly.Load() == nil {
+		p.closed.Store(false)
+		err = p.Checkpoint()
+		p.closed.Store(true)
+	}
+	return errors.Join(err, p.closeFiles())
+}
+
+// Abandon closes the files without a checkpoint, as a crash would leave them.
+// Tests use it.
+func (p *Pool) Abandon() {
+	if !p.closed.Swap(true) {
+		p.janitor.stop()
+		_ = p.closeFiles()
+	}
+}
+
+func (p *Pool) closeFiles() error {
+	var errs []error
+	if p.log != nil {
+		errs = append(errs, p.log.Close())
+	}
+	if p.index != nil {
+		errs = append(errs, p.index.Close())
+	}
+	if p.lock != nil {
+		errs = append(errs, p.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+var errReadOnlyFS = fmt.Errorf("read-only file system: %w", errIO)
+
+func readFile(fs vfs.FS, name string) ([]byte, error) {
+	f, err := fs.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+func writeFile(fs vfs.FS, name string, b []byte) error {
+	f, err := fs.Create(name, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	if _, err = f.Write(b); err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func syncDir(fs vfs.FS, dir string) error {
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,204 @@
+package lun
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"lunar/cow"
+)
+
+// overlay holds the page records that the next checkpoint commits, and those
+// that the running one is committing: what the index will say, ahead of it.
+// Every change of a stored page goes through here, together with what it
+// changes in the counters and in the use of segments, so that a commit holds
+// both or neither.
+type overlay struct {
+	mu       sync.RWMutex
+	cur      *generation
+	flushing *generation
+	ops      atomic.Int64 // in both generations: 0 spares readers the lock
+	bytes    atomic.Int64
+}
+
+type pageKey struct {
+	branch cow.BranchID
+	page   uint64
+}
+
+type opKind uint8
+
+const (
+	opSet opKind = iota
+	opMerge
+	opDelete
+)
+
+type op struct {
+	version cow.VersionID
+	kind    opKind
+	rec     []byte
+}
+
+type generation struct {
+	ops      map[pageKey][]op
+	segments map[uint64]int64
+	counters map[cow.VersionID]counts
+	n        int64
+}
+
+// counts are the changes of a version's counters, in blocks.
+type counts struct{ owned, ref, local int64 }
+
+func newGeneration() *generation {
+	return &generation{ops: map[pageKey][]op{}, segments: map[uint64]int64{}, counters: map[cow.VersionID]counts{}}
+}
+
+func newOverlay() *overlay { return &overlay{cur: newGeneration()} }
+
+// putLocked adds one operation.
+func (o *overlay) putLocked(k pageKey, p op) {
+	o.cur.ops[k] = append(o.cur.ops[k], p)
+	o.cur.n++
+	o.ops.Add(1)
+	o.bytes.Add(int64(len(p.rec)))
+}
+
+func (o *overlay) countLocked(v cow.VersionID, c counts) {
+	if c == (counts{}) {
+		return
+	}
+	s := o.cur.counters[v]
+	s.owned, s.ref, s.local = s.owned+c.owned, s.ref+c.ref, s.local+c.local
+	o.cur.counters[v] = s
+}
+
+func (o *overlay) segLocked(seg uint64, delta int64) {
+	if delta != 0 {
+		o.cur.segments[seg] += delta
+	}
+}
+
+// get returns the operations on a page, oldest first.
+func (o *overlay) get(k pageKey) []op {
+	if o.ops.Load() == 0 {
+		return nil
+	}
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	var out []op
+	if o.flushing != nil {
+		out = o.flushing.ops[k]
+	}
+	cur := o.cur.ops[k]
+	if len(out) == 0 {
+		return slices.Clip(cur)
+	}
+	return append(slices.Clone(out), cur...)
+}
+
+// swap hands the collected generation to the caller for committing; it stays
+// visible until done is called.
+func (o *overlay) swap() *generation {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.flushing, o.cur = o.cur, newGeneration()
+	return o.flushing
+}
+
+func (o *overlay) done() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ops.Add(-o.flushing.n)
+	o.flushing = nil
+	var n int64
+	for _, ops := range o.cur.ops {
+		for _, p := range ops {
+			n += int64(len(p.rec))
+		}
+	}
+	o.bytes.Store(n)
+}
+
+// pagesFrom returns, ascending, the pages >= from of a branch that have
+// operations.
+func (o *overlay) pagesFrom(b cow.BranchID, from, to uint64) []uint64 {
+	if o.ops.Load() == 0 {
+		return nil
+	}
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	var out []uint64
+	for _, g := range []*generation{o.flushing, o.cur} {
+		if g == nil {
+			continue
+		}
+		for k := range g.ops {
+			if k.branch == b && k.page >= from && k.page < to {
+				out = append(out, k.page)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// touchedBy returns, ascending, the pages for which there is an operation on a
+// record of one of these versions.
+func (o *overlay) touchedBy(b cow.BranchID, v cow.VersionID) []uint64 {
+	o.mu.RLock()
+	defer o.mu.RUnlock()
+	var out []uint64
+	for _, g := range []*generation{o.flushing, o.cur} {
+		if g == nil {
+			continue
+		}
+		for k, ops := range g.ops {
+			if k.branch != b {
+				continue
+			}
+			if slices.ContainsFunc(ops, func(p op) bool { return p.version == v }) {
+				out = append(out, k.page)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// encode takes a dirty page's changes into the overlay. Called with pg.mu held.
+func (p *Pool) encode(pg *page) {
+	if !pg.Dirty && len(pg.segs) == 0 {
+		return
+	}
+	var r cow.Record
+	pg.Encode(&r)
+	p.treeMu.RLock()
+	defer p.treeMu.RUnlock()
+	if v := p.tree.Version(pg.Head); r.Full && v != nil && v.Parent == 0 {
+		r.DropHoles() // there is no ancestor to hide
+	}
+	k := pageKey{pg.view.branch, pg.num}
+	o := p.overlay
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case r.Full && r.Set.Empty():
+		o.putLocked(k, op{pg.Head, opDelete, nil})
+		pg.Loaded(false, pg.Applied)
+	case r.Full:
+		o.putLocked(k, op{pg.Head, opSet, r.Append(nil)})
+	default:
+		o.putLocked(k, op{pg.Head, opMerge, r.Append(nil)})
+	}
+	for _, id := range pg.Absorbed {
+		o.putLocked(pageKey{p.tree.Version(id).Branch, pg.num}, op{id, opDelete, nil})
+	}
+	pg.Absorbed = pg.Absorbed[:0]
+	for _, s := range pg.segs {
+		o.segLocked(s.seg, s.delta)
+	}
+	pg.segs = pg.segs[:0]
+	o.countLocked(pg.Head, counts{pg.owned, pg.ref, pg.local})
+	pg.owned, pg.ref, pg.local = 0, 0, 0
+}

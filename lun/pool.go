@@ -1,0 +1,272 @@
+package lun
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"lunar/cow"
+	"lunar/reservation"
+	"lunar/store/index"
+	"lunar/store/segment"
+)
+
+// Options of a pool. The zero value of a field means its default.
+type Options struct {
+	Dir string
+	FS  vfs.FS // default: the operating system's
+
+	Capacity        int64 // bytes; stored in the pool; given again it resizes
+	SegmentBytes    int64 // stored when the pool is made; default 64 MiB
+	IndexCache      int64 // bytes of page maps in memory; default 256 MiB
+	Defaults        AreaDefaults
+	SnapshotsPerLUN int // default 256
+	ListSnapshots   int // default 256
+	Preallocate     bool
+	SpaceWait       time.Duration // how long a writer waits for space; default 30 s
+
+	ReadOnly   bool // open without changing anything
+	AcceptLoss bool // go on behind an unreadable part of the log
+
+	RecordBlocks int  // most payload blocks of a log record; default 256
+	PlainWrites  bool // no vectored writes: a wrapped FS sees each one
+
+	Manual bool // no background work: tests drive checkpoint, merge and clean
+	Now    func() time.Time
+	Logger *slog.Logger
+	Events func(Event)
+}
+
+// Limits that make a checkpoint due.
+const (
+	checkpointBytes   = 1 << 30
+	checkpointEntries = 512 << 10
+	checkpointEvery   = 30 * time.Second
+)
+
+// Pool is an open data folder with everything in it.
+type Pool struct {
+	opts Options
+	fs   vfs.FS
+	id   identity
+	now  func() time.Time
+	lock io.Closer
+
+	log    *segment.Log
+	buf    *segment.Buffers
+	index  *index.Index
+	ledger *reservation.Ledger
+
+	adminMu   sync.Mutex // structural operations, one at a time
+	ckptMu    sync.Mutex
+	reclaimMu sync.Mutex // one reclaim at a time; above adminMu
+	cleanMu   sync.Mutex // one cleaning at a time; above adminMu
+	gate      gate
+	grace     grace
+
+	// treeMu guards the tree's maps. They change only under the write side of
+	// the gate, so that a holder of the gate may read without it.
+	treeMu  sync.RWMutex
+	tree    *cow.Tree
+	objects objectSet // changed since the last checkpoint; under the gate's write side
+
+	viewMu sync.Mutex
+	heads  map[cow.LUNID]*view
+	tips   map[cow.BranchID]*view  // the head views again, by branch
+	frozen map[cow.VersionID]*view // snapshots that somebody reads
+
+	cache   *cache
+	overlay *overlay
+	dirty   atomic.Int64 // pages on the views' dirty lists
+	space   *space
+	counter counters
+	uniques map[cow.VersionID]uniqueOf // guarded by adminMu
+
+	state     durable // what the last checkpoint committed
+	appended  atomic.Int64
+	entries   atomic.Int64
+	readOnly  atomic.Pointer[string]
+	clients   atomic.Pointer[ClientControl]
+	events    eventLog
+	janitor   *janitor
+	shardNext atomic.Uint32
+	closed    atomic.Bool
+	spaceBack broadcast
+	marked    segment.Seq // the log's end after the last mark; janitor only
+}
+
+// SetClients tells the pool who knows the attached clients.
+func (p *Pool) SetClients(c ClientControl) { p.clients.Store(&c) }
+
+func (p *Pool) clientControl() ClientControl {
+	if c := p.clients.Load(); c != nil {
+		return *c
+	}
+	return noClients{}
+}
+
+type noClients struct{}
+
+func (noClients) Clients() []ClientInfo     { return nil }
+func (noClients) Disconnect(string)         {}
+func (noClients) DisconnectID(uint64) error { return Errorf(ErrNotFound, "no such client") }
+
+// attached returns the clients of an export, LUN or LUN@SNAPSHOT.
+func (p *Pool) attached(export string) []ClientInfo {
+	var out []ClientInfo
+	for _, c := range p.clientControl().Clients() {
+		if c.Export == export {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// fail makes the pool read-only for the rest of its life: an fsync that failed
+// must not be tried again, since the kernel may have dropped what it could not
+// write.
+func (p *Pool) fail(err error) {
+	reason := err.Error()
+	if p.readOnly.CompareAndSwap(nil, &reason) {
+		p.event("pool-read-only", "", "pool is read-only: "+reason+"; restart the server when the cause is gone")
+		p.spaceBack.wake()
+	}
+}
+
+// writable returns the error of a pool that does not take writes any more.
+func (p *Pool) writable() error {
+	if p.closed.Load() {
+		return errClosed
+	}
+	if r := p.readOnly.Load(); r != nil {
+		return Errorf(ErrReadOnly, "pool is read-only: %s: %w", *r, errIO)
+	}
+	return nil
+}
+
+// markDirty puts a changed page on its view's list, pinned, for the next
+// checkpoint. Called with pg.mu held.
+func (p *Pool) markDirty(pg *page) {
+	if pg.listed {
+		return
+	}
+	pg.listed = true
+	pg.pins.Add(1)
+	v := pg.view
+	v.dirtyMu.Lock()
+	v.dirty = append(v.dirty, pg)
+	v.dirtyMu.Unlock()
+	p.dirty.Add(1)
+}
+
+// takeDirty encodes the pages of a view that changed so far. They leave the list
+// only afterwards: who looks at the list, then at the overlay, then at the
+// index, misses none.
+func (p *Pool) takeDirty(v *view) {
+	v.dirtyMu.Lock()
+	pages := v.dirty
+	v.dirtyMu.Unlock()
+	for _, pg := range pages {
+		pg.mu.Lock()
+		pg.listed = false
+		p.encode(pg)
+		pg.mu.Unlock()
+	}
+	v.dirtyMu.Lock()
+	v.dirty = append([]*page(nil), v.dirty[len(pages):]...)
+	v.dirtyMu.Unlock()
+	for _, pg := range pages {
+		pg.unpin()
+	}
+	p.dirty.Add(-int64(len(pages)))
+}
+
+// allViews returns every view there is.
+func (p *Pool) allViews() []*view {
+	p.viewMu.Lock()
+	defer p.viewMu.Unlock()
+	out := make([]*view, 0, len(p.heads)+len(p.frozen))
+	for _, v := range p.heads {
+		out = append(out, v)
+	}
+	for _, v := range p.frozen {
+		out = append(out, v)
+	}
+	return out
+}
+
+// broadcast wakes everybody who waits for space.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}
+
+// counter is one version's counters in memory, in blocks: what is stored under
+// its id, and what it changes of the visible and the locally paid blocks
+// against its parent.
+type counter struct{ owned, ref, local atomic.Int64 }
+
+func (c *counter) add(n counts) {
+	c.owned.Add(n.owned)
+	c.ref.Add(n.ref)
+	c.local.Add(n.local)
+}
+
+func (c *counter) load() counts {
+	return counts{c.owned.Load(), c.ref.Load(), c.local.Load()}
+}
+
+// counters holds the counters of all versions, and as stored.
+type counters struct {
+	mu     sync.RWMutex
+	live   map[cow.VersionID]*counter
+	stored map[cow.VersionID]counts
+}
+
+// of returns the counter of a version, made on first use.
+func (c *counters) of(v cow.VersionID) *counter {
+	c.mu.RLock()
+	x := c.live[v]
+	c.mu.RUnlock()
+	if x != nil {
+		return x
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if x = c.live[v]; x == nil {
+		x = &counter{}
+		c.live[v] = x
+	}
+	return x
+}
+
+func (c *counters) drop(v cow.VersionID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.live, v)
+}
+
+func background() context.Context { return context.Background() }

@@ -1,0 +1,141 @@
+package lun
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"lunar/cow"
+	"lunar/store/segment"
+)
+
+// replay applies one entry of the log as it was applied when it was written.
+// A page that the index has with a newer sequence is left as it is.
+func (p *Pool) replay(e segment.Entry, seq segment.Seq, loc segment.Loc, payload []byte) error {
+	switch e.Kind {
+	case segment.Moved, segment.Mark:
+		return nil // the original stays until a checkpoint names the copy
+	case segment.Struct:
+		var c cow.Change
+		if err := json.Unmarshal(payload, &c); err != nil {
+			return Errorf(ErrCorrupt, "log entry %d: structural change makes no sense: %w", seq, err)
+		}
+		return p.replayChange(c)
+	}
+	v := p.replayView(cow.VersionID(e.Version))
+	if v == nil {
+		return Errorf(ErrCorrupt, "log entry %d writes to version %d, which is no LUN's head", seq, e.Version)
+	}
+	switch e.Kind {
+	case segment.Data:
+		return p.replayData(v, e, seq, loc)
+	case segment.Zero:
+		return p.replayRange(v, e, seq, cow.Zero)
+	case segment.Trim:
+		return p.replayRange(v, e, seq, 0)
+	}
+	return Errorf(ErrCorrupt, "log entry %d has unknown kind %d", seq, e.Kind)
+}
+
+func (p *Pool) replayView(id cow.VersionID) *view {
+	v := p.tree.Version(id)
+	if v == nil || v.State != cow.Head {
+		return nil
+	}
+	return p.heads[v.LUN]
+}
+
+// replayChange applies a structural change. The index may already have pages of
+// versions that the change makes, so cached pages are loaded again.
+func (p *Pool) replayChange(c cow.Change) error {
+	for _, l := range c.LUNs {
+		if v := p.heads[l.ID]; v != nil && v.version != l.Head {
+			p.takeDirty(v)
+			v.drop()
+		}
+	}
+	for _, id := range c.DropLUNs {
+		if v := p.heads[id]; v != nil {
+			p.takeDirty(v)
+		}
+	}
+	p.applyLocked(c, nil)
+	for _, id := range c.DropVersions {
+		p.counter.drop(id)
+	}
+	return nil
+}
+
+func (p *Pool) replayData(v *view, e segment.Entry, seq segment.Seq, loc segment.Loc) error {
+	for i := 0; i < int(e.Count); {
+		block := e.Block + uint64(i)
+		from := int(block % cow.PageBlocks)
+		k := min(cow.PageBlocks-from, int(e.Count)-i)
+		if err := p.replayPage(v, block/cow.PageBlocks, seq, func(pg *page) {
+			v.mapRange(pg, from, k, uint64(loc)+uint64(i), e.CRCs[i:], seq)
+		}); err != nil {
+			return err
+		}
+		i += k
+	}
+	return p.boundReplay()
+}
+
+func (p *Pool) replayRange(v *view, e segment.Entry, seq segment.Seq, loc uint64) error {
+	if e.Count == 0 {
+		return nil
+	}
+	from, to := e.Block/cow.PageBlocks, (e.Block+e.Count-1)/cow.PageBlocks+1
+	nums, all, err := []uint64(nil), loc != 0, error(nil)
+	if !all {
+		nums, all, err = p.existing(v, from, to)
+	}
+	if err != nil {
+		return err
+	}
+	if all {
+		for num := from; num < to; num++ {
+			nums = append(nums, num)
+		}
+	}
+	er := eraser{block: e.Block, n: e.Count}
+	for _, num := range nums {
+		if err := p.replayPage(v, num, seq, func(pg *page) {
+			at, k := er.within(pg)
+			if loc != 0 || !pg.Empty() {
+				v.mapErase(pg, at, k, loc, seq)
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	return p.boundReplay()
+}
+
+// replayPage applies fn to a page unless the index is ahead of seq.
+func (p *Pool) replayPage(v *view, num uint64, seq segment.Seq, fn func(*page)) error {
+	pg, err := v.get(num)
+	if err != nil {
+		return fmt.Errorf("replaying entry %d: %w", seq, err)
+	}
+	defer pg.unpin()
+	if err := pg.lock(); err != nil {
+		return err
+	}
+	defer pg.mu.Unlock()
+	v.prepare(pg)
+	if pg.Applied < uint64(seq) {
+		fn(pg)
+	}
+	return nil
+}
+
+// boundReplay keeps the pages in memory within the cache while nothing is
+// committed: encoded pages are small.
+func (p *Pool) boundReplay() error {
+	if p.dirty.Load() > int64(p.cache.limit/2) {
+		for _, v := range p.allViews() {
+			p.takeDirty(v)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,277 @@
+package lun
+
+import (
+	"slices"
+
+	"lunar/cow"
+	"lunar/reservation"
+	"lunar/store/segment"
+)
+
+// rangeChunk is how many blocks one log record of TRIM or WRITE_ZEROES covers:
+// 1 GiB where only existing pages are touched, 64 MiB where each page is made.
+const (
+	trimChunk = 1 << 18
+	zeroChunk = 1 << 14
+)
+
+// Trim makes the whole blocks of the range holes. It is advice: blocks that
+// would have to be kept in a full snapshot area stay.
+func (v *Volume) Trim(off, n int64, fua bool) error {
+	if err := v.mayWrite(off, n); err != nil {
+		return err
+	}
+	first, last := (off+blockSize-1)/blockSize, (off+n)/blockSize
+	if off+n == v.Size() {
+		last = (off + n + blockSize - 1) / blockSize
+	}
+	seq, err := v.eraseRange(uint64(first), uint64(max(first, last)), false)
+	if err == nil && fua {
+		err = v.pool.sync(seq)
+	}
+	return err
+}
+
+// Zero makes the range read as zeroes. With noHole, and on thick LUNs, the
+// blocks stay charged, so that a later write of them cannot fail.
+func (v *Volume) Zero(off, n int64, noHole, fua bool) error {
+	if err := v.mayWrite(off, n); err != nil {
+		return err
+	}
+	end := off + n
+	first, last := (off+blockSize-1)/blockSize, end/blockSize
+	if end == v.Size() {
+		last = (end + blockSize - 1) / blockSize
+	}
+	if first > last || last*blockSize < off {
+		return v.write(make([]byte, n), off, fua, false)
+	}
+	if head := first*blockSize - off; head > 0 {
+		if err := v.write(make([]byte, head), off, false, false); err != nil {
+			return err
+		}
+	}
+	if tail := end - last*blockSize; tail > 0 {
+		if err := v.write(make([]byte, tail), last*blockSize, false, false); err != nil {
+			return err
+		}
+	}
+	_, err := v.eraseRange(uint64(first), uint64(last), noHole || v.pool.isThick(v.view.lun))
+	if err == nil && fua {
+		err = v.pool.sync(v.pool.log.Next() - 1)
+	}
+	return err
+}
+
+// eraseRange maps the blocks first..last-1 to holes or to charged zeroes.
+func (v *Volume) eraseRange(first, last uint64, charged bool) (segment.Seq, error) {
+	chunk := uint64(trimChunk)
+	if charged {
+		chunk = zeroChunk
+	}
+	var seq segment.Seq
+	for first < last {
+		n := min(last-first, chunk-first%chunk)
+		s, err := v.erase(first, n, charged)
+		if err != nil {
+			return 0, err
+		}
+		seq, first = max(seq, s), first+n
+	}
+	return seq, nil
+}
+
+func (v *Volume) erase(block, n uint64, charged bool) (segment.Seq, error) {
+	if err := v.pool.admitLog(0, 1); err != nil {
+		return 0, err
+	}
+	e := eraser{writeOp: writePool.Get().(*writeOp), block: block, n: n, charged: charged}
+	e.v = v
+	defer e.release()
+	for try := 0; ; try++ {
+		d, done, err := e.try()
+		switch {
+		case err != nil:
+			v.pool.log.Unadmit(0, 1)
+			return 0, err
+		case done:
+			if e.last == 0 {
+				v.pool.log.Unadmit(0, 1)
+			}
+			return e.last, nil
+		case d.Verdict == reservation.Admit:
+			continue // pages came up meanwhile
+		case !charged && d.Reason == reservation.AreaFull:
+			v.pool.log.Unadmit(0, 1)
+			return 0, nil
+		}
+		if err := v.pool.waitForSpace(v.view.lun, d, try); err != nil {
+			v.pool.log.Unadmit(0, 1)
+			return 0, err
+		}
+	}
+}
+
+// eraser is a TRIM or WRITE_ZEROES on its way.
+type eraser struct {
+	*writeOp
+	block, n uint64
+	charged  bool
+}
+
+// pinAll pins every page of the range that has anything, or all of them where
+// each will have something. It returns the count of births that it saw.
+func (e *eraser) pinAll() (births uint64, err error) {
+	e.unpin()
+	births = e.v.view.births.Load()
+	from, to := e.block/cow.PageBlocks, (e.block+e.n-1)/cow.PageBlocks+1
+	nums, all, err := []uint64(nil), e.charged, error(nil)
+	if !all {
+		nums, all, err = e.v.pool.existing(e.v.view, from, to)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if all {
+		for num := from; num < to; num++ {
+			nums = append(nums, num)
+		}
+	}
+	for _, num := range nums {
+		pg, err := e.v.view.get(num)
+		if err != nil {
+			return 0, err
+		}
+		e.pages = append(e.pages, pg)
+	}
+	return births, nil
+}
+
+func (e *eraser) try() (d reservation.Decision, done bool, err error) {
+	births, err := e.pinAll()
+	if err != nil {
+		return d, false, err
+	}
+	v := e.v
+	v.pool.gate.enter(v.shard)
+	defer v.pool.gate.leave(v.shard)
+	if v.view.frozen || v.view.dead.Load() {
+		return d, false, errGone
+	}
+	// A page that was written for the first time since the pages were listed
+	// would keep its blocks here, and lose them in a replay.
+	if !e.charged && births != v.view.births.Load() {
+		return reservation.Decision{Verdict: reservation.Admit}, false, nil
+	}
+	if err := e.lockPages(); err != nil {
+		return d, false, err
+	}
+	defer e.unlockPages()
+	var g growth
+	work := false
+	for _, pg := range e.pages {
+		from, k := e.within(pg)
+		if e.charged || !pg.Empty() {
+			v.view.prepare(pg)
+			g.add(v.view, pg, from, k, e.charged)
+			work = true
+		}
+	}
+	if !work {
+		return d, true, nil
+	}
+	if d = v.pool.admit(v.view, g); d.Verdict != reservation.Admit {
+		return d, false, nil
+	}
+	return d, true, e.apply(g)
+}
+
+func (e *eraser) apply(g growth) error {
+	v := e.v
+	kind, loc := segment.Trim, uint64(0)
+	if e.charged {
+		kind, loc = segment.Zero, cow.Zero
+	}
+	var err error
+	e.extents, err = v.pool.log.Append(segment.Entry{Kind: kind, Version: uint64(v.view.version), Block: e.block, Count: e.n}, nil, false, e.extents[:0])
+	if err != nil {
+		v.pool.unadmit(v.view, g)
+		return v.pool.logError(err)
+	}
+	e.last = e.extents[0].Seq
+	for _, pg := range e.pages {
+		if e.charged || !pg.Empty() {
+			from, k := e.within(pg)
+			v.view.mapErase(pg, from, k, loc, e.last)
+		}
+	}
+	v.pool.noteAppend(0, 1)
+	return nil
+}
+
+// within returns the part of a page that the range covers.
+func (e *eraser) within(pg *page) (from, k int) {
+	lo := max(e.block, pg.num*cow.PageBlocks)
+	hi := min(e.block+e.n, (pg.num+1)*cow.PageBlocks)
+	return int(lo % cow.PageBlocks), int(hi - lo)
+}
+
+// mapErase maps k blocks to a hole or to charged zeroes; holes that nobody has
+// anything under stay untouched.
+func (v *view) mapErase(pg *page, from, k int, loc uint64, seq segment.Seq) {
+	if loc != 0 {
+		v.mapRange(pg, from, k, loc, nil, seq)
+		return
+	}
+	for i := from; i < from+k; i++ {
+		if pg.At(i).Loc != 0 {
+			v.mapRange(pg, i, 1, 0, nil, seq)
+		}
+	}
+	if pg.Dirty {
+		pg.Applied = max(pg.Applied, uint64(seq))
+	}
+}
+
+// existing lists the pages of [from, to) that have anything on the path of a
+// view; all is true where looking would cost more than it saves.
+func (p *Pool) existing(v *view, from, to uint64) (nums []uint64, all bool, err error) {
+	if to-from <= 4 {
+		return nil, true, nil
+	}
+	p.treeMu.RLock()
+	path := p.tree.Path(v.version, nil)
+	p.treeMu.RUnlock()
+	for _, step := range path {
+		p.viewMu.Lock()
+		tip := p.tips[step.Branch]
+		p.viewMu.Unlock()
+		if tip != nil {
+			nums = append(nums, tip.dirtyPages(from, to)...)
+		}
+		nums = append(nums, p.overlay.pagesFrom(step.Branch, from, to)...)
+		for at := from; at < to; {
+			num, ok, err := p.index.NextPage(uint64(step.Branch), at)
+			if err != nil {
+				return nil, false, Errorf(ErrCorrupt, "reading the index: %w", err)
+			}
+			if !ok || num >= to {
+				break
+			}
+			nums, at = append(nums, num), num+1
+		}
+	}
+	slices.Sort(nums)
+	return slices.Compact(nums), false, nil
+}
+
+func (v *view) dirtyPages(from, to uint64) (nums []uint64) {
+	v.dirtyMu.Lock()
+	defer v.dirtyMu.Unlock()
+	for _, pg := range v.dirty {
+		if pg.num >= from && pg.num < to {
+			nums = append(nums, pg.num)
+		}
+	}
+	return nums
+}

@@ -1,0 +1,48 @@
+package segment
+
+import "errors"
+
+var errReadOnly = errors.New("opened for reading only")
+
+// OpenRead opens the segments of a pool for Read and Scan alone. Nothing is
+// made or changed; Append and Sync fail with ErrFailed.
+func OpenRead(opts Options) (*Log, error) {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		opts: opts, blocks: opts.segmentBlocks(), bufs: opts.Buffers, handles: newHandleTable(opts.MaxOpen), next: 1,
+		sealed: map[uint64]SegmentInfo{}, releasing: map[uint64]bool{},
+		kickWriter: make(chan struct{}, 1), kickKeeper: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
+	l.liveSet.Store(&[]*openSegment{})
+	l.group.cond.L = &l.group.mu
+	l.failed.Store(&failure{doing: "opening", cause: errReadOnly})
+	return l, nil
+}
+
+// DropSpares removes the files of all free segments.
+func (l *Log) DropSpares() error {
+	l.mu.Lock()
+	free := l.free
+	l.free = nil
+	for _, n := range free {
+		l.releasing[n] = true
+	}
+	l.mu.Unlock()
+	var errs []error
+	for _, n := range free {
+		err := l.releaseFile(n, true)
+		errs = append(errs, err)
+		l.mu.Lock()
+		delete(l.releasing, n)
+		if err == nil {
+			l.files--
+		} else {
+			l.free = append(l.free, n)
+		}
+		l.mu.Unlock()
+	}
+	return errors.Join(errs...)
+}

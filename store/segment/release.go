@@ -1,0 +1,102 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Release gives back a segment that holds nothing any more: as a spare, whose
+// file is overwritten later, or removed. The caller guarantees that nobody reads
+// from it. Spares above Options.Spares, or above the limit, are removed.
+func (l *Log) Release(number uint64, remove bool) error {
+	l.askLimit()
+	l.mu.Lock()
+	if err := l.releasableLocked(number); err != nil {
+		l.mu.Unlock()
+		return err
+	}
+	remove = remove || len(l.free) >= l.opts.Spares || l.limit > 0 && l.files > l.limit
+	l.releasing[number] = true
+	l.mu.Unlock()
+	err := l.releaseFile(number, remove)
+	l.mu.Lock()
+	delete(l.releasing, number)
+	if err == nil {
+		delete(l.sealed, number)
+		if remove {
+			l.files--
+		} else {
+			l.free = append(l.free, number)
+		}
+		l.grantLocked()
+	}
+	l.mu.Unlock()
+	kick(l.kickKeeper)
+	return err
+}
+
+// releaseFile lets the handle of a segment go, and removes its file if asked to.
+func (l *Log) releaseFile(number uint64, remove bool) error {
+	path := l.opts.path(number)
+	if _, err := l.opts.FS.Stat(path); err != nil {
+		return fmt.Errorf("releasing segment %s: %w", Name(number), err)
+	}
+	l.handles.drop(number)
+	if !remove {
+		return nil
+	}
+	if err := l.opts.FS.Remove(path); err != nil && !notExist(err) {
+		return fmt.Errorf("removing segment %s: %w", Name(number), err)
+	}
+	return nil
+}
+
+func (l *Log) releasableLocked(number uint64) error {
+	if l.closing {
+		return ErrClosed
+	}
+	if number == 0 || number > l.highest {
+		return invalid("release of segment %s, which never was", Name(number))
+	}
+	for _, lists := range [][]*openSegment{l.live, l.prepared} {
+		for _, s := range lists {
+			if s.number == number {
+				return invalid("release of segment %s, which is in use", Name(number))
+			}
+		}
+	}
+	for _, n := range l.free {
+		if n == number {
+			return invalid("release of segment %s, which is free", Name(number))
+		}
+	}
+	if l.releasing[number] {
+		return invalid("release of segment %s, which is being released", Name(number))
+	}
+	return nil
+}
+
+// Punch gives the space of some blocks of a sealed segment back to the file
+// system. The caller guarantees that nobody reads them, and that no header is
+// among them that anyone still needs: they read as zeros, the end of the log.
+// ErrNoPunch is returned where the file system cannot do it.
+func (l *Log) Punch(number uint64, fromBlock, blocks int) error {
+	if fromBlock < 0 || blocks <= 0 || blocks > l.blocks-fromBlock {
+		return invalid("punching %d blocks at %d of segment %s", blocks, fromBlock, Name(number))
+	}
+	l.mu.Lock()
+	err := l.releasableLocked(number)
+	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	path := l.opts.path(number)
+	if _, err := l.opts.FS.Stat(path); err != nil { // OpenReadWrite would make it
+		return fmt.Errorf("punching segment %s: %w", Name(number), err)
+	}
+	f, err := l.opts.FS.OpenReadWrite(path, fileCategory)
+	if err != nil {
+		return fmt.Errorf("punching segment %s: %w", Name(number), err)
+	}
+	return errors.Join(punchHole(f, int64(fromBlock)*BlockSize, int64(blocks)*BlockSize), f.Close())
+}
