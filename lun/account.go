@@ -159,7 +159,7 @@ func (p *Pool) sums() sums {
 		c.owned = 0
 		group = p.tree.Group(v.ID, group[:0])
 		for _, id := range group {
-			c.plus(p.counter.of(id).load())
+			c.plus(p.memberCounts(id, v.LUN))
 		}
 		out[v.ID] = c
 	}
@@ -175,7 +175,7 @@ func (p *Pool) sumOf(id cow.VersionID) (c counts) {
 		local = local && x.LUN == v.LUN
 		group = p.tree.Group(x.ID, group[:0])
 		for _, g := range group {
-			n := p.counter.of(g).load()
+			n := p.memberCounts(g, x.LUN)
 			c.ref += n.ref
 			if local {
 				c.local += n.local
@@ -184,6 +184,17 @@ func (p *Pool) sumOf(id cow.VersionID) (c counts) {
 				c.owned += n.owned
 			}
 		}
+	}
+	return c
+}
+
+// memberCounts are the counters under an id that was merged into a version of
+// LUN lun. What it changed of another LUN's blocks says nothing about this one;
+// adopt has booked instead what this one's versions see.
+func (p *Pool) memberCounts(id cow.VersionID, lun cow.LUNID) counts {
+	c := p.counter.of(id).load()
+	if p.tree.Version(id).LUN != lun {
+		c.local = 0
 	}
 	return c
 }

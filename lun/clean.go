@@ -31,12 +31,18 @@ func pickVictims(all []victim, maxLive int64, most int) []victim {
 func (p *Pool) victims() []victim {
 	s := p.space
 	pos := uint64(p.state.position.Load())
+	// What a segment can hold beside the headers of its records.
+	record := int64(p.opts.RecordBlocks)
+	if record == 0 {
+		record = 256
+	}
+	full := max(int64(s.blocks)*record/(record+1)-2, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []victim
 	for n, u := range s.segs {
 		if live := u.live.Load(); u.sealed && uint64(u.info.Last) < pos && live > 0 && !u.damaged {
-			out = append(out, victim{n, live, max(int64(s.blocks), 1)})
+			out = append(out, victim{n, live, full})
 		}
 	}
 	return out
@@ -57,14 +63,13 @@ func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 	if err := p.Checkpoint(); err != nil {
 		return p.Status(), err
 	}
-	for {
-		n, err := p.cleanRound(90, 64)
-		if err != nil {
+	// One pass: what is moved now is as dense as it gets.
+	for vs := pickVictims(p.victims(), 90, 1<<30); len(vs) > 0; {
+		n := min(len(vs), 64)
+		if _, err := p.cleanSegments(vs[:n]); err != nil {
 			return p.Status(), err
 		}
-		if n == 0 {
-			break
-		}
+		vs = vs[n:]
 	}
 	if err := p.log.DropSpares(); err != nil {
 		return p.Status(), p.logError(err)
@@ -74,9 +79,12 @@ func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 
 // cleanRound empties some victims and checkpoints; it returns how many.
 func (p *Pool) cleanRound(maxLive int64, most int) (int, error) {
+	return p.cleanSegments(pickVictims(p.victims(), maxLive, most))
+}
+
+func (p *Pool) cleanSegments(vs []victim) (int, error) {
 	p.cleanMu.Lock()
 	defer p.cleanMu.Unlock()
-	vs := pickVictims(p.victims(), maxLive, most)
 	moved, done := int64(0), 0
 	for _, v := range vs {
 		n, err := p.emptySegment(v.number)

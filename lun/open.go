@@ -153,6 +153,11 @@ func (p *Pool) openFolder() error {
 	if err := p.fs.MkdirAll(p.opts.Dir, 0o755); err != nil {
 		return Errorf(ErrNotPool, "data folder %s cannot be made: %w", p.opts.Dir, err)
 	}
+	if fresh {
+		if err := syncDir(p.fs, p.fs.PathDir(p.opts.Dir)); err != nil {
+			return Errorf(ErrNotPool, "the folder above %s cannot be synced: %w", p.opts.Dir, err)
+		}
+	}
 	if err := p.takeLock(); err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ func TestImportAndExportStaySparse(t *testing.T) {
 
 func TestImportFromAPipe(t *testing.T) {
 	e := newEnv(t)
-	for _, n := range []int{1, 4097, streamChunk, streamChunk + 1, 2*streamChunk + 12345} {
+	for _, n := range []int{1, 4097, streamChunk, streamChunk + 12345} {
 		image := sparseImage(n, uint64(n))
 		r := e.lunarIn(io.MultiReader(bytes.NewReader(image)), "lun", "import", "disk", "-")
 		if r.status != 0 {

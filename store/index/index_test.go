@@ -292,7 +292,6 @@ func TestModel(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	type at struct{ branch, page, version uint64 }
 	model := map[at][]byte{}
 	fs := vfs.NewMem()
 	x := openTest(t, small(Options{FS: fs}))
@@ -335,29 +334,36 @@ func TestModel(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if step%3 != 0 {
-			continue
+		if step%3 == 0 {
+			compare(t, x, model, rng.Uint64N(12))
 		}
-		n := 0
-		err := x.AllPages(func(branch, page, version uint64, rec []byte) error {
-			n++
-			if want := model[at{branch, page, version}]; !bytes.Equal(rec, want) {
-				t.Fatalf("step %d: %d %d %d is %x, want %x", step, branch, page, version, rec, want)
-			}
-			return nil
-		})
-		if err != nil || n != len(model) {
-			t.Fatalf("step %d: %d pages of %d, %v", step, n, len(model), err)
-		}
-		var newest uint64
-		atMost := rng.Uint64N(12)
-		for k := range model {
-			if k.branch == 1 && k.page == 3 && k.version <= atMost {
-				newest = max(newest, k.version)
-			}
-		}
-		wantNewest(t, x, 1, 3, atMost, newest, string(model[at{1, 3, newest}]))
 	}
+}
+
+// at is where the model keeps a record.
+type at struct{ branch, page, version uint64 }
+
+// compare holds the whole index against the model, and one lookup of the newest version.
+func compare(t *testing.T, x *Index, model map[at][]byte, atMost uint64) {
+	t.Helper()
+	n := 0
+	err := x.AllPages(func(branch, page, version uint64, rec []byte) error {
+		n++
+		if want := model[at{branch, page, version}]; !bytes.Equal(rec, want) {
+			t.Fatalf("%d %d %d is %x, want %x", branch, page, version, rec, want)
+		}
+		return nil
+	})
+	if err != nil || n != len(model) {
+		t.Fatalf("%d pages of %d, %v", n, len(model), err)
+	}
+	var newest uint64
+	for k := range model {
+		if k.branch == 1 && k.page == 3 && k.version <= atMost {
+			newest = max(newest, k.version)
+		}
+	}
+	wantNewest(t, x, 1, 3, atMost, newest, string(model[at{1, 3, newest}]))
 }
 
 func TestAfterClose(t *testing.T) {

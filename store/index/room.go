@@ -112,13 +112,14 @@ func flushError(err error) error {
 	return fmt.Errorf("index: what is in memory cannot be written to tables, it is tried again: %w", err)
 }
 
-// disk refuses a batch that the file system would not take: half of it in the log would be a fatal failure.
+// disk refuses a batch that the file system would not take, as its half in the log would end all writing. Beside the batch it may
+// need a new log, which is preallocated; tables that do not fit are no such failure.
 func (r *room) disk(n int) error {
 	usage, err := r.x.opts.FS.GetDiskUsage(r.x.opts.Dir)
 	if err != nil {
 		return nil // a file system that cannot tell
 	}
-	need := uint64(n) + uint64(2*r.x.opts.memTableBytes())
+	need := uint64(n) + uint64(r.x.opts.memTableBytes())
 	if usage.AvailBytes < need {
 		return fmt.Errorf("%w: %s has %d MiB free, and a commit of %d KiB wants %d MiB", ErrNoRoom, r.x.opts.Dir,
 			usage.AvailBytes>>20, n>>10, need>>20)
