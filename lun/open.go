@@ -346,6 +346,10 @@ func (p *Pool) recover() error {
 	for _, info := range rec.Segments {
 		p.space.seal(info)
 	}
+	for _, r := range rec.Lost {
+		p.lost = append(p.lost, fmt.Sprintf("log entries %d to %d were durable and are lost; blocks that they wrote show what was there before", r.From, r.To))
+		p.event("log-loss", "", p.lost[len(p.lost)-1])
+	}
 	if rec.Torn {
 		p.event("torn-tail", "", "the log ended in an unfinished record ("+rec.TornAt+"), as after a power cut; nothing that was flushed is lost")
 	}

@@ -97,6 +97,7 @@ type Pool struct {
 	shardNext atomic.Uint32
 	closed    atomic.Bool
 	spaceBack broadcast
+	lost      []string // what recovery gave up, for people
 	marked    segment.Seq // the log's end after the last mark; janitor only
 }
 

@@ -97,11 +97,17 @@ func (s *admin) guard(fn func(http.ResponseWriter, *http.Request) error) http.Ha
 			writeError(w, err)
 			return
 		}
-		if err := fn(w, r); err != nil {
+		err := fn(w, r)
+		var gone *clientGone
+		if err != nil && !errors.As(err, &gone) {
 			writeError(w, err)
 		}
 	})
 }
+
+// clientGone is the error of an answer that its client did not wait for: there is
+// nobody to tell.
+type clientGone struct{ error }
 
 // checkPathNames refuses bad names here already, for clients that are not ours.
 func checkPathNames(r *http.Request) error {
@@ -191,7 +197,7 @@ func readBody(r *http.Request, into any) error {
 	if err := dec.Decode(into); err != nil {
 		return lun.Errorf(lun.ErrInvalid, "%s %s: bad request: %w", r.Method, r.URL.Path, err)
 	}
-	if _, err := dec.Token(); err != io.EOF {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return lun.Errorf(lun.ErrInvalid, "%s %s: bad request: something follows the body", r.Method, r.URL.Path)
 	}
 	return nil
@@ -214,9 +220,16 @@ func (s *streamer) send(e envelope) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.enc.Encode(e); err != nil {
-		return err
+		return &clientGone{err}
 	}
-	return s.rc.Flush()
+	return s.flush()
+}
+
+func (s *streamer) flush() error {
+	if err := s.rc.Flush(); err != nil {
+		return &clientGone{err}
+	}
+	return nil
 }
 
 // item writes one line that may wait for more.
@@ -227,7 +240,10 @@ func (s *streamer) item(v any) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.enc.Encode(envelope{Item: text})
+	if err := s.enc.Encode(envelope{Item: text}); err != nil {
+		return &clientGone{err}
+	}
+	return nil
 }
 
 // end writes the last line: the result, or why there is none.
@@ -235,13 +251,11 @@ func (s *streamer) end(v any, err error) error {
 	if err == nil {
 		var text []byte
 		if text, err = json.Marshal(v); err == nil {
-			_ = s.send(envelope{Result: text})
-			return nil
+			return s.send(envelope{Result: text})
 		}
 	}
 	body, _ := toAPIError(err)
-	_ = s.send(envelope{Error: body})
-	return nil
+	return s.send(envelope{Error: body})
 }
 
 // progressEvery is how often a client hears of progress.
@@ -251,7 +265,7 @@ const progressEvery = 100 * time.Millisecond
 func streamProgress[T any](w http.ResponseWriter, r *http.Request, op func(context.Context, func(done, total int64)) (T, error)) error {
 	s := newStreamer(w)
 	if err := s.send(envelope{Progress: &progress{}}); err != nil {
-		return nil
+		return err
 	}
 	var last atomic.Int64
 	v, err := op(r.Context(), func(done, total int64) {

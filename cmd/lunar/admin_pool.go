@@ -107,7 +107,7 @@ func (s *admin) streamEvents(w http.ResponseWriter, r *http.Request) error {
 	if !queryBool(r, "follow") {
 		for _, e := range s.events.last() {
 			if err := out.item(e); err != nil {
-				return nil
+				return err
 			}
 		}
 		return out.end(struct{}{}, nil)
@@ -116,13 +116,13 @@ func (s *admin) streamEvents(w http.ResponseWriter, r *http.Request) error {
 	defer s.events.unfollow(f)
 	for _, e := range last {
 		if err := out.item(e); err != nil {
-			return nil
+			return err
 		}
 	}
 	// An empty line of progress hands out what is buffered and tells the client
 	// that everything before it was there already.
 	if err := out.send(envelope{Progress: &progress{}}); err != nil {
-		return nil
+		return err
 	}
 	for {
 		select {
@@ -133,10 +133,10 @@ func (s *admin) streamEvents(w http.ResponseWriter, r *http.Request) error {
 				return out.end(nil, lun.Errorf(lun.ErrRefused, "events: this follower was too slow and was dropped; follow again"))
 			}
 			if err := out.item(e); err != nil {
-				return nil
+				return err
 			}
-			if err := out.rc.Flush(); err != nil {
-				return nil
+			if err := out.flush(); err != nil {
+				return err
 			}
 		}
 	}

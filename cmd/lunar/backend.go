@@ -45,10 +45,7 @@ func (b *backend) Open(_ context.Context, name string, _ nbd.Client) (nbd.Device
 	if err != nil {
 		return nil, exportError(err)
 	}
-	if _, ok := v.(nbd.Namer); ok {
-		return v, nil
-	}
-	return &export{Device: v, name: name}, nil
+	return v, nil
 }
 
 // online refuses a LUN that is offline. Who takes it offline while a connection
@@ -70,15 +67,6 @@ func exportError(err error) error {
 	}
 	return err
 }
-
-// export is a volume with the name it is exported by, which the empty name does
-// not tell.
-type export struct {
-	nbd.Device
-	name string
-}
-
-func (e *export) Name() string { return e.name }
 
 // nbdServer is what this program needs of nbd.Server; tests have one without
 // connections.

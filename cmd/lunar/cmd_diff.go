@@ -71,7 +71,7 @@ func newDiffWriter(a *app, w io.Writer) *diffWriter {
 
 func (d *diffWriter) begin() {
 	if d.json {
-		d.w.WriteString("[")
+		fmt.Fprint(d.w, "[")
 	} else {
 		fmt.Fprintf(d.w, "%-16s  %-16s  %s\n", "OFFSET", "LENGTH", "KIND")
 	}
@@ -91,9 +91,9 @@ func (d *diffWriter) add(r lun.DiffRange) error {
 		return err
 	}
 	if d.lines > 1 {
-		d.w.WriteString(",")
+		fmt.Fprint(d.w, ",")
 	}
-	d.w.WriteString("\n  ")
+	fmt.Fprint(d.w, "\n  ")
 	_, err = d.w.Write(text)
 	return err
 }
@@ -104,9 +104,9 @@ func (d *diffWriter) end() error {
 	}
 	if d.json {
 		if d.lines > 0 {
-			d.w.WriteString("\n")
+			fmt.Fprint(d.w, "\n")
 		}
-		d.w.WriteString("]\n")
+		fmt.Fprint(d.w, "]\n")
 	}
 	return d.w.Flush()
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -115,7 +116,7 @@ func (c *client) exportError(ctx context.Context, err error) error {
 	if ctxErr := ctx.Err(); ctxErr != nil {
 		return ctxErr
 	}
-	if err == errCutOff {
+	if errors.Is(err, errCutOff) {
 		return fmt.Errorf("export: %w; see whether the server still runs", err)
 	}
 	return err

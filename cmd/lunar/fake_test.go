@@ -521,22 +521,30 @@ func (p *fakePool) OpenVolume(name, snapshot string) (volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fakeVolume{pool: p, name: name, data: s.data, size: func() int64 { return s.info.SizeBytes }, ro: true}, nil
+	return &fakeVolume{pool: p, name: name, snapshot: snapshot, data: s.data, size: func() int64 { return s.info.SizeBytes }, ro: true}, nil
 }
 
 // fakeVolume is a map of blocks.
 type fakeVolume struct {
-	pool *fakePool
-	name string
-	data map[int64][]byte
-	size func() int64
-	ro   bool
+	pool     *fakePool
+	name     string
+	snapshot string
+	data     map[int64][]byte
+	size     func() int64
+	ro       bool
 }
 
 func (v *fakeVolume) Size() int64 {
 	v.pool.mu.Lock()
 	defer v.pool.mu.Unlock()
 	return v.size()
+}
+
+func (v *fakeVolume) Name() string {
+	if v.snapshot != "" {
+		return v.name + "@" + v.snapshot
+	}
+	return v.name
 }
 
 func (v *fakeVolume) ReadOnly() bool      { return v.ro }

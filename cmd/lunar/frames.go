@@ -174,7 +174,7 @@ func (f *frameReader) payload(p []byte) error {
 }
 
 func cutOff(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errCutOff
 	}
 	return err

@@ -98,14 +98,14 @@ func (s *importSource) isQcow2(ctx context.Context) (bool, error) {
 		peek := bufio.NewReaderSize(s.stream, 64<<10)
 		s.stream = peek
 		head, err := await(ctx, func() ([]byte, error) { return peek.Peek(len(qcow2Magic)) })
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return false, fmt.Errorf("import: %s: %w", s.name, err)
 		}
 		return string(head) == string(qcow2Magic), nil
 	}
 	var head [4]byte
 	n, err := s.file.ReadAt(head[:], 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return false, fmt.Errorf("import: %s: %w", s.name, err)
 	}
 	return string(head[:n]) == string(qcow2Magic), nil
@@ -283,7 +283,7 @@ type streamReader struct {
 // left to itself and nothing may be read any more.
 func (s *streamReader) next(ctx context.Context) ([]byte, error) {
 	n, err := await(ctx, func() (int, error) { return io.ReadFull(s.r, s.buf) })
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		s.last, err = true, nil
 	}
 	return s.buf[:n], err

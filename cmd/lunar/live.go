@@ -17,8 +17,22 @@ func (p livePool) OpenVolume(lunName, snapshot string) (volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	return v, nil
+	name := lunName
+	if snapshot != "" {
+		name = lun.SnapshotRef{LUN: lunName, Name: snapshot}.String()
+	}
+	return &liveVolume{v, name}, nil
 }
+
+// liveVolume is a lun.Volume with all that it has to offer beyond nbd.Device.
+type liveVolume struct {
+	*lun.Volume
+	name string
+}
+
+func (v *liveVolume) Name() string { return v.name }
+
+var _ nbd.ChangeReporter = (*liveVolume)(nil)
 
 func lunOptions(o poolOptions) lun.Options {
 	c := o.Config

@@ -46,8 +46,12 @@ type pool interface {
 }
 
 // volume is an open LUN or snapshot: what NBD connections, import and export
-// read and write.
-type volume = nbd.Device
+// read and write. It knows the name of its export, which a client that asks for
+// the empty one does not.
+type volume interface {
+	nbd.Device
+	nbd.Namer
+}
 
 // poolOptions is how this program opens a pool.
 type poolOptions struct {
