@@ -360,9 +360,10 @@ func (p *Pool) joinRecords(into cow.VersionID, top held, rest []held, num uint64
 	rec.Full = true
 	segs := map[uint64]int64{}
 	payer := p.tree.Version(into).LUN
-	gained := int64(0)
+	gained, adopted := int64(0), int64(0)
 	for _, h := range rest {
 		n, kept := int64(0), int64(0)
+		foreign := rewrite && p.tree.Version(h.raw).LUN != payer
 		for i := range cow.PageBlocks {
 			if !h.rec.Set.Has(i) {
 				continue
@@ -380,7 +381,9 @@ func (p *Pool) joinRecords(into cow.VersionID, top held, rest []held, num uint64
 			rec.Loc[i], rec.CRC[i] = h.rec.Loc[i], h.rec.CRC[i]
 			if cow.Charged(rec.Loc[i]) {
 				kept++
-				moved.Add(i)
+				if foreign {
+					moved.Add(i)
+				}
 			}
 		}
 		rec.Hints = append(rec.Hints, h.rec.Hints...)
@@ -390,8 +393,9 @@ func (p *Pool) joinRecords(into cow.VersionID, top held, rest []held, num uint64
 		p.overlay.putLocked(pageKey{h.branch, num}, op{h.raw, opDelete, nil})
 		p.overlay.countLocked(h.raw, counts{owned: -n - kept})
 		p.overlay.mu.Unlock()
-		if rewrite {
+		if foreign {
 			p.uncharge(p.tree.Payer(h.raw), n+kept)
+			adopted += kept
 		} else {
 			p.uncharge(payer, n)
 		}
@@ -404,7 +408,7 @@ func (p *Pool) joinRecords(into cow.VersionID, top held, rest []held, num uint64
 	p.giveBackLocked(segs)
 	p.overlay.mu.Unlock()
 	if rewrite && payer != 0 {
-		if err := p.adopt(into, num, moved, gained); err != nil {
+		if err := p.adopt(into, num, moved, adopted); err != nil {
 			return freed, err
 		}
 	}
