@@ -2,6 +2,8 @@ package lun
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 
@@ -78,11 +80,17 @@ func (p *Pool) checkpointHeld() error {
 	}
 	gen := p.overlay.swap()
 	// Everything that the taken pages point at was appended before this.
-	if err := p.log.Sync(p.log.Next() - 1); err != nil {
-		p.fail(err)
-		return p.logError(err)
+	err := p.log.Sync(p.log.Next() - 1)
+	if err != nil {
+		err = p.logError(err)
+	} else if err = p.commitIndex(pend, gen); errors.Is(err, index.ErrNoRoom) {
+		// Nothing was written: the next checkpoint takes it along.
+		p.overlay.undo()
+		p.putBack(pend)
+		p.event("checkpoint", "", "checkpoint postponed: "+err.Error())
+		return err
 	}
-	if err := p.commitIndex(pend, gen); err != nil {
+	if err != nil {
 		p.fail(err)
 		return err
 	}
@@ -111,6 +119,21 @@ func (p *Pool) takeObjects(position uint64) pending {
 	return pend
 }
 
+// putBack notes the objects of a checkpoint that could not be committed.
+func (p *Pool) putBack(pend pending) {
+	p.gate.lock()
+	defer p.gate.unlock()
+	for id := range pend.luns {
+		p.objects.luns[id] = true
+	}
+	for id := range pend.versions {
+		p.objects.versions[id] = true
+	}
+	for id := range pend.branches {
+		p.objects.branches[id] = true
+	}
+}
+
 // commitIndex writes one generation and the catalogue in one batch.
 func (p *Pool) commitIndex(pend pending, gen *generation) error {
 	b := p.index.NewBatch()
@@ -119,8 +142,8 @@ func (p *Pool) commitIndex(pend pending, gen *generation) error {
 		return err
 	}
 	stagePages(b, gen)
-	p.stageCounters(b, pend, gen)
-	p.stageSegments(b, pend, gen)
+	counted := p.stageCounters(b, pend, gen)
+	used := p.stageSegments(b, pend, gen)
 	next := durable{Position: pend.position, Epoch: p.state.Epoch, IDs: max(p.state.IDs, pend.nextID+idMargin), Capacity: p.state.capacity(), Highest: p.space.top()}
 	state, err := json.Marshal(&next)
 	if err != nil {
@@ -128,8 +151,10 @@ func (p *Pool) commitIndex(pend pending, gen *generation) error {
 	}
 	b.SetMeta(metaState, state)
 	if err := b.Commit(); err != nil {
-		return Errorf(ErrReadOnly, "checkpoint: %w", err)
+		return fmt.Errorf("checkpoint: %w", err)
 	}
+	counted()
+	used()
 	p.overlay.done()
 	p.state.Position, p.state.IDs, p.state.Highest = next.Position, next.IDs, next.Highest
 	p.state.publish()
@@ -186,20 +211,32 @@ func stagePages(b *index.Batch, gen *generation) {
 }
 
 // stageCounters writes stored + changes: the sum over the pages of the batch,
-// never what memory says, which is ahead of it.
-func (p *Pool) stageCounters(b *index.Batch, pend pending, gen *generation) {
-	p.counter.mu.Lock()
-	defer p.counter.mu.Unlock()
+// never what memory says, which is ahead of it. committed notes what is stored.
+func (p *Pool) stageCounters(b *index.Batch, pend pending, gen *generation) (committed func()) {
+	p.counter.mu.RLock()
+	defer p.counter.mu.RUnlock()
+	next := map[cow.VersionID]counts{}
 	for v, d := range gen.counters {
 		s := p.counter.stored[v]
 		s.plus(d)
-		p.counter.stored[v] = s
+		next[v] = s
 		b.SetCounter(uint64(v), marshalCounts(s))
 	}
 	for id, v := range pend.versions {
 		if v == nil {
 			b.DeleteCounter(uint64(id))
-			delete(p.counter.stored, id)
+		}
+	}
+	return func() {
+		p.counter.mu.Lock()
+		defer p.counter.mu.Unlock()
+		for v, s := range next {
+			p.counter.stored[v] = s
+		}
+		for id, v := range pend.versions {
+			if v == nil {
+				delete(p.counter.stored, id)
+			}
 		}
 	}
 }
@@ -207,25 +244,33 @@ func (p *Pool) stageCounters(b *index.Batch, pend pending, gen *generation) {
 // stageSegments writes the rows of segments. A segment that is dead with this
 // commit loses its row with it: from then on replay looks into it again, which
 // must be so before it is used anew.
-func (p *Pool) stageSegments(b *index.Batch, pend pending, gen *generation) {
+func (p *Pool) stageSegments(b *index.Batch, pend pending, gen *generation) (committed func()) {
 	s := p.space
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for n, d := range gen.segments {
-		s.ofLocked(n).stored += d
+	for n := range gen.segments {
+		s.ofLocked(n)
 	}
+	var after []func()
 	for n, u := range s.segs {
 		old := u.sealed && uint64(u.info.Last) < pend.position
+		stored := u.stored + gen.segments[n]
 		switch {
-		case u.stored == 0 && (old || !u.row):
+		case stored == 0 && (old || !u.row):
 			if u.row {
 				b.DeleteSegment(n)
-				u.row = false
 			}
-			u.dead = old
-		case !u.row || u.rowed != u.stored || u.rowSealed != old:
-			b.SetSegment(n, row{live: u.stored, sealed: old, info: u.info}.marshal())
-			u.row, u.rowed, u.rowSealed = true, u.stored, old
+			after = append(after, func() { u.stored, u.row, u.dead = 0, false, old })
+		case !u.row || u.rowed != stored || u.rowSealed != old:
+			b.SetSegment(n, row{live: stored, sealed: old, info: u.info}.marshal())
+			after = append(after, func() { u.stored, u.row, u.rowed, u.rowSealed = stored, true, stored, old })
+		}
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, fn := range after {
+			fn()
 		}
 	}
 }

@@ -15,6 +15,7 @@ const (
 	jobCheckpoint job = 1 << iota
 	jobReclaim
 	jobClean
+	jobRecycle
 )
 
 // janitor does the background work of a pool, one thing at a time: checkpoints
@@ -116,6 +117,9 @@ func (j *janitor) chores() {
 			continue
 		}
 		p.expire()
+		if j.take(jobRecycle) {
+			p.relieve()
+		}
 		if j.take(jobReclaim) {
 			if err := p.Reclaim(); err != nil {
 				p.event("reclaim", "", "giving space back stopped: "+err.Error())

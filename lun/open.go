@@ -111,6 +111,9 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 	if err := p.recover(); err != nil {
 		return nil, err
 	}
+	if err := p.writeIdentity(); err != nil {
+		return nil, err
+	}
 	if p.readOnly.Load() == nil && !o.Manual {
 		p.janitor.start()
 	}
@@ -183,19 +186,28 @@ func (p *Pool) takeLock() error {
 	return writeFile(p.fs, p.path(pidFile), []byte(strconv.Itoa(os.Getpid())+"\n"))
 }
 
+// makeIdentity chooses the identity of a new pool. It is written last, when
+// everything else is there: a folder without it is no pool yet.
 func (p *Pool) makeIdentity() error {
+	p.fresh = true
 	p.id = identity{Format: poolFormat, UUID: uuid.NewString(), SegmentBytes: p.opts.SegmentBytes, Created: p.now().UTC()}
 	if p.id.SegmentBytes == 0 {
 		p.id.SegmentBytes = defaultSegment
+	}
+	if err := p.fs.MkdirAll(p.path(segmentDir), 0o755); err != nil {
+		return Errorf(ErrNotPool, "data folder %s cannot be written: %w", p.opts.Dir, err)
+	}
+	return syncDir(p.fs, p.opts.Dir)
+}
+
+func (p *Pool) writeIdentity() error {
+	if !p.fresh {
+		return nil
 	}
 	body, err := json.MarshalIndent(p.id, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := p.fs.MkdirAll(p.path(segmentDir), 0o755); err != nil {
-		return Errorf(ErrNotPool, "data folder %s cannot be written: %w", p.opts.Dir, err)
-	}
-	// The identity comes last and by rename: a pool without it is no pool yet.
 	tmp := p.path(identityFile + ".tmp")
 	if err := writeFile(p.fs, tmp, append(body, '\n')); err != nil {
 		return Errorf(ErrNotPool, "data folder %s cannot be written: %w", p.opts.Dir, err)
@@ -203,11 +215,7 @@ func (p *Pool) makeIdentity() error {
 	if err := p.fs.Rename(tmp, p.path(identityFile)); err != nil {
 		return err
 	}
-	if err := syncDir(p.fs, p.opts.Dir); err != nil {
-		return err
-	}
-	p.state.Epoch = 0
-	return nil
+	return syncDir(p.fs, p.opts.Dir)
 }
 
 func (p *Pool) readIdentity() error {
@@ -227,13 +235,25 @@ func (p *Pool) readIdentity() error {
 func (p *Pool) openIndex() error {
 	x, err := index.Open(index.Options{
 		FS: p.fs, Dir: p.path(indexDir), CacheBytes: max(8<<20, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
-		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: p.opts.ReadOnly, Deterministic: p.opts.Manual,
+		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: p.opts.ReadOnly,
+		MustExist: !p.fresh, Deterministic: p.opts.Manual,
 	})
 	if err != nil {
-		return Errorf(ErrCorrupt, "index of pool %s: %w", p.opts.Dir, err)
+		return indexError(p.opts.Dir, err)
 	}
 	p.index = x
 	return nil
+}
+
+// indexError says what is wrong with an index that does not open.
+func indexError(dir string, err error) error {
+	switch {
+	case errors.Is(err, index.ErrNewerFormat):
+		return Errorf(ErrNotPool, "pool %s: %w", dir, err)
+	case errors.Is(err, index.ErrCorrupt), errors.Is(err, index.ErrMissing):
+		return Errorf(ErrCorrupt, "index of pool %s: %w; the blocks are in the segments: keep the folder, and restore the index from a copy", dir, err)
+	}
+	return fmt.Errorf("index of pool %s: %w", dir, err)
 }
 
 // loadCatalogue reads what the last checkpoint says.

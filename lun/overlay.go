@@ -106,6 +106,28 @@ func (o *overlay) swap() *generation {
 	return o.flushing
 }
 
+// undo puts a generation whose commit did not happen back in front of what was
+// collected since.
+func (o *overlay) undo() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	g := o.flushing
+	o.flushing = nil
+	for k, ops := range o.cur.ops {
+		g.ops[k] = append(g.ops[k], ops...)
+	}
+	for s, d := range o.cur.segments {
+		g.segments[s] += d
+	}
+	for v, c := range o.cur.counters {
+		x := g.counters[v]
+		x.plus(c)
+		g.counters[v] = x
+	}
+	g.n += o.cur.n
+	o.cur = g
+}
+
 func (o *overlay) done() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -51,11 +51,12 @@ const (
 
 // Pool is an open data folder with everything in it.
 type Pool struct {
-	opts Options
-	fs   vfs.FS
-	id   identity
-	now  func() time.Time
-	lock io.Closer
+	opts  Options
+	fs    vfs.FS
+	id    identity
+	now   func() time.Time
+	lock  io.Closer
+	fresh bool // the folder was no pool before
 
 	log    *segment.Log
 	buf    *segment.Buffers
@@ -97,7 +98,8 @@ type Pool struct {
 	shardNext atomic.Uint32
 	closed    atomic.Bool
 	spaceBack broadcast
-	lost      []string // what recovery gave up, for people
+	pressed   sync.Map    // cow.LUNID → blocks that its area should shrink by
+	lost      []string    // what recovery gave up, for people
 	marked    segment.Seq // the log's end after the last mark; janitor only
 }
 

@@ -2,6 +2,7 @@ package lun
 
 import (
 	"fmt"
+	"time"
 
 	"lunar/cow"
 	"lunar/reservation"
@@ -35,20 +36,24 @@ func (p *Pool) recycle(lun cow.LUNID, d reservation.Decision) {
 // cloned from. Called with adminMu.
 func (p *Pool) oldestFreeing(l *cow.LUN, need int64) ([]cow.VersionID, error) {
 	var cand []reservation.Candidate
-	var chosen []cow.VersionID
-	last := int64(0)
+	var prefix []cow.VersionID
+	last, idle := int64(0), 0
 	for _, s := range p.tree.Snapshots(l.ID) {
 		c := reservation.Candidate{
-			ID: uint64(s.ID), Protected: s.IsProtected(p.now()), Attached: p.opened(s.ID), HasClones: len(p.tree.Children(s.ID)) > 1,
+			ID: uint64(s.ID), Created: int64(s.ID), Protected: s.IsProtected(p.now()), Attached: p.opened(s.ID), HasClones: len(p.tree.Children(s.ID)) > 1,
 		}
 		if !c.Protected && !c.Attached && !c.HasClones {
-			n, err := p.wouldFree(append(chosen, s.ID))
+			prefix = append(prefix, s.ID)
+			total, err := p.wouldFree(prefix)
 			if err != nil {
 				return nil, err
 			}
-			c.Frees = n - last
+			// What comes back only with this one may be held by the idle ones too.
+			c.Frees, c.With = total-last, idle
 			if c.Frees > 0 {
-				chosen, last = append(chosen, s.ID), n
+				last, idle = total, 0
+			} else {
+				idle++
 			}
 		}
 		cand = append(cand, c)
@@ -62,4 +67,25 @@ func (p *Pool) oldestFreeing(l *cow.LUN, need int64) ([]cow.VersionID, error) {
 		out[i] = cow.VersionID(id)
 	}
 	return out, nil
+}
+
+// slowDown holds a writer back while the area of its LUN nears its limit, in
+// proportion, and has the oldest snapshots recycled ahead of it.
+func (p *Pool) slowDown(lun cow.LUNID, throttle float64) {
+	if a := p.reserved(lun); a.Limit > 0 {
+		p.pressed.Store(lun, max(a.Limit/16, 1))
+		p.janitor.kick(jobRecycle)
+	}
+	if !p.opts.Manual {
+		time.Sleep(time.Duration(throttle * throttle * float64(10*time.Millisecond)))
+	}
+}
+
+// relieve recycles for the LUNs whose areas are nearly full.
+func (p *Pool) relieve() {
+	p.pressed.Range(func(k, need any) bool {
+		p.pressed.Delete(k)
+		p.recycle(k.(cow.LUNID), reservation.Decision{Need: need.(int64)})
+		return true
+	})
 }

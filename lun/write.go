@@ -180,6 +180,9 @@ func (w *writeOp) mapBlocks(p []byte, block uint64, owned bool) error {
 	v := w.v
 	for try := 0; ; try++ {
 		d, done, err := w.tryMap(p, block, owned)
+		if done && d.Throttle > 0 {
+			v.pool.slowDown(v.view.lun, d.Throttle)
+		}
 		if done || err != nil {
 			return err
 		}

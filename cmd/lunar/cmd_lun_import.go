@@ -118,7 +118,7 @@ func (c *client) importLUN(ctx context.Context, name string, size int64, thick b
 	defer stop()
 
 	pr, pw := io.Pipe()
-	defer pr.Close()
+	defer func() { _ = pr.Close() }()
 	// A request that is given up still waits for its body.
 	unblock := context.AfterFunc(reqCtx, func() { pr.CloseWithError(context.Canceled) })
 	defer unblock()
@@ -140,7 +140,7 @@ func (c *client) importLUN(ctx context.Context, name string, size int64, thick b
 			_ = out.end()
 		}
 		_ = buffered.Flush()
-		pw.Close()
+		_ = pw.Close() // never fails
 	}()
 
 	resp, err := c.send(req)

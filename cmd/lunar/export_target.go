@@ -126,7 +126,7 @@ func (t *fileTarget) rename() error {
 func (t *fileTarget) abort() {
 	if t.f != nil {
 		t.f.Close()
-		os.Remove(t.f.Name())
+		_ = os.Remove(t.f.Name())
 		t.f = nil
 	}
 }

@@ -124,18 +124,18 @@ func convertQcow2(ctx context.Context, src *importSource) (*importSource, error)
 	}
 	raw, err := convertInto(ctx, tool, dir, src)
 	if err != nil {
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 		return nil, err
 	}
 	info, err := raw.Stat()
 	if err != nil {
 		raw.Close()
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 		return nil, err
 	}
 	done := func() {
 		raw.Close()
-		os.RemoveAll(dir)
+		_ = os.RemoveAll(dir)
 	}
 	return &importSource{name: src.name, file: raw, size: info.Size(), close: done}, nil
 }

@@ -121,7 +121,7 @@ func listenUnix(ctx context.Context, path string, mode uint32) (net.Listener, er
 		err = fmt.Errorf("its mode is %o instead of %o", info.Mode().Perm(), mode)
 	}
 	if err != nil {
-		ln.Close()
+		_ = ln.Close()
 		return nil, fmt.Errorf("socket %s: %w; name a path on a local file system", path, err)
 	}
 	return ln, nil

@@ -28,7 +28,7 @@ func main() {
 // so in one line on stderr.
 func run(ctx context.Context, a *app, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRootCmd(a)
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // cobra takes nil for os.Args
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

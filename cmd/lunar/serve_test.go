@@ -26,12 +26,17 @@ type serving struct {
 // serve runs `lunar serve` with a fake pool until its ready line or its end.
 func (e *env) serve(t *testing.T, args ...string) *serving {
 	t.Helper()
+	return e.serveApp(t, e.app(), args...)
+}
+
+func (e *env) serveApp(t *testing.T, a *app, args ...string) *serving {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	s := &serving{cancel: cancel, done: make(chan result, 1)}
 	pr, pw := io.Pipe()
 	go func() {
 		var stderr strings.Builder
-		status := run(ctx, e.app(), append([]string{"serve"}, args...), nil, pw, &stderr)
+		status := run(ctx, a, append([]string{"serve"}, args...), nil, pw, &stderr)
 		pw.Close()
 		s.done <- result{status: status, stderr: stderr.String()}
 	}()

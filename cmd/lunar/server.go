@@ -242,9 +242,9 @@ func (s *server) waitForCalls() {
 
 func (s *server) closeListeners() {
 	for _, ln := range s.nbdListeners {
-		ln.Close()
+		_ = ln.Close()
 	}
 	if s.adminListener != nil {
-		s.adminListener.Close()
+		_ = s.adminListener.Close()
 	}
 }

@@ -12,10 +12,11 @@ import (
 
 // benchLog is a log on a real file system whose segments are used again, as in
 // a pool that has been in use for a while.
-func benchLog(b *testing.B) *Log {
+func benchLog(b *testing.B, maxUnsynced int) *Log {
 	b.Helper()
 	var l *Log
 	opts := Options{
+		MaxUnsynced: maxUnsynced,
 		FS: vfs.Default, Dir: b.TempDir(), PoolID: 1, Epoch: 1, Spares: 8,
 		WriteDelay: 3 * time.Millisecond,
 		OnSeal: func(i SegmentInfo) {
@@ -60,10 +61,12 @@ func benchAppend(b *testing.B, l *Log, blocks int, read, owned bool) {
 
 // BenchmarkAppend measures what a writer pays; the record writer runs beside it.
 func BenchmarkAppend(b *testing.B) {
-	b.Run("4K", func(b *testing.B) { benchAppend(b, benchLog(b), 1, false, false) })
-	b.Run("4K-read", func(b *testing.B) { benchAppend(b, benchLog(b), 1, true, false) })
-	b.Run("128K-owned", func(b *testing.B) { benchAppend(b, benchLog(b), 32, false, true) })
-	b.Run("1M-owned", func(b *testing.B) { benchAppend(b, benchLog(b), 256, false, true) })
+	b.Run("4K", func(b *testing.B) { benchAppend(b, benchLog(b, 2), 1, false, false) })
+	b.Run("4K-read", func(b *testing.B) { benchAppend(b, benchLog(b, 2), 1, true, false) })
+	b.Run("128K-owned", func(b *testing.B) { benchAppend(b, benchLog(b, 2), 32, false, true) })
+	for _, n := range []int{2, 16} {
+		b.Run(fmt.Sprintf("1M-owned-unsynced-%d", n), func(b *testing.B) { benchAppend(b, benchLog(b, n), 256, false, true) })
+	}
 }
 
 // BenchmarkReserve measures the append alone: nothing is written.
@@ -72,7 +75,7 @@ func BenchmarkReserve(b *testing.B) {
 	p := pattern(1, 1, 1, 1)
 	e := dataEntry(1, 1, p)
 	out := make([]Extent, 0, 4)
-	l := benchLog(b)
+	l := benchLog(b, 2)
 	b.ReportAllocs()
 	for n := 0; n < b.N; {
 		b.StopTimer()
@@ -94,7 +97,7 @@ func BenchmarkReserve(b *testing.B) {
 }
 
 func BenchmarkReadSealed(b *testing.B) {
-	l := benchLog(b)
+	l := benchLog(b, 2)
 	l.opts.OnSeal = nil
 	out := putBlocks(b, l, 1, 1, 1, 1)
 	if err := l.Rotate(); err != nil {
@@ -114,7 +117,7 @@ func BenchmarkReadSealed(b *testing.B) {
 func BenchmarkSync(b *testing.B) {
 	for _, callers := range []int{1, 4, 32} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
-			l := benchLog(b)
+			l := benchLog(b, 2)
 			ctx := context.Background()
 			p := pattern(1, 1, 1, 1)
 			e := dataEntry(1, 1, p)

@@ -12,7 +12,7 @@ type handle struct {
 	number uint64
 	f      vfs.File
 	refs   atomic.Int32
-	used   atomic.Uint64 // the table's tick when it was last found
+	used   atomic.Uint64 // the table's time when it was last found
 }
 
 func newHandle(number uint64, f vfs.File) *handle {
@@ -42,8 +42,8 @@ func (h *handle) release() error {
 
 // handleTable holds the open files of sealed segments: sets of a few ways, so
 // that finding one takes no lock. Within a set the longest unused one goes
-// first; time is counted in insertions, so that a hit writes nothing shared
-// unless something was inserted since.
+// first; time is counted in insertions (by two: a hit lies between them), so that
+// a hit writes nothing shared unless something was inserted since.
 type handleTable struct {
 	tick atomic.Uint64
 	sets []handleSet
@@ -73,7 +73,7 @@ func (t *handleTable) get(number uint64) *handle {
 	for i := range set.ways {
 		h := set.ways[i].Load()
 		if h != nil && h.number == number && h.acquire() {
-			if now := t.tick.Load(); h.used.Load() != now {
+			if now := t.tick.Load() + 1; h.used.Load() != now {
 				h.used.Store(now)
 			}
 			return h
@@ -109,7 +109,7 @@ func (t *handleTable) insert(h *handle) {
 }
 
 func (t *handleTable) insertLocked(set *handleSet, h *handle) {
-	h.used.Store(t.tick.Add(1))
+	h.used.Store(t.tick.Add(2)) // a hit since the insertion before is older
 	victim, oldest := 0, ^uint64(0)
 	for i := range set.ways {
 		old := set.ways[i].Load()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,7 +112,7 @@ func Open(opts Options, next Seq, free []uint64, highest uint64) (*Log, error) {
 	l := &Log{
 		opts: opts, blocks: opts.segmentBlocks(), bufs: opts.Buffers,
 		handles: newHandleTable(opts.MaxOpen),
-		next:    max(next, 1), free: append([]uint64(nil), free...),
+		next:    max(next, 1), free: present(free, numbers),
 		highest: highest, files: len(numbers),
 		sealed: map[uint64]SegmentInfo{}, releasing: map[uint64]bool{},
 		kickWriter: make(chan struct{}, 1), kickKeeper: make(chan struct{}, 1),
@@ -131,6 +132,18 @@ func Open(opts Options, next Seq, free []uint64, highest uint64) (*Log, error) {
 	go l.writeBehind()
 	go l.keep()
 	return l, nil
+}
+
+// present are those of the free segments that there are, each once: a file that
+// is not there must be made as a new one.
+func present(free, numbers []uint64) []uint64 {
+	var there []uint64
+	for _, n := range free {
+		if _, found := slices.BinarySearch(numbers, n); found && !slices.Contains(there, n) {
+			there = append(there, n)
+		}
+	}
+	return there
 }
 
 // Next is the sequence number that the next entry gets.

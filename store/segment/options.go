@@ -29,15 +29,18 @@ type Options struct {
 	MaxUnsynced  int           // segments with unsynced records at a time; default and least 2
 	MaxOpen      int           // open handles of sealed segments; default 512
 
+	// The functions below are called on goroutines that write: they must not
+	// block, nor call Rotate or Close. They may be called before Open returns.
+
 	// MaxSegments is the physical limit of segment files now; nil or 0 is none.
 	MaxSegments func() int
 	// OnFail is called once, when the log fails.
 	OnFail func(error)
 	// OnSeal is called, in order, for each segment that was left, after it was
-	// written and synced.
+	// written and synced. It may call Release.
 	OnSeal func(SegmentInfo)
 	// OnFull is called when no segment can be prepared or admitted: the owner
-	// should clean. It may be called often and must not block.
+	// should clean. It may be called often.
 	OnFull func()
 
 	// Buffers is the pool of payload buffers; default a new one.
