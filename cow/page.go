@@ -105,19 +105,28 @@ func (p *Page) Advance(v VersionID) {
 	}
 }
 
-// Absorb gives the blocks that are stored under ids merged into Head to Head.
+// Absorb gives the blocks that are stored under an id merged into Head to Head.
 // That is right only while Head has no record of its own here: then everything
-// those ids have shows through, and nothing of it is garbage.
+// the id has shows through, and nothing of it is garbage. Where two ids show, the
+// newer one may hide blocks of the older one; the merger, which finds such a page
+// in the lists of both, joins them and gives the hidden blocks back.
 func (p *Page) Absorb(canonical func(VersionID) VersionID) {
 	if p.Has {
 		return
 	}
+	from := VersionID(0)
 	for s := 1; s < len(p.owners); s++ {
-		if o := p.owners[s]; o != p.Head && canonical(o) == p.Head && p.uses(uint16(s)) {
-			p.Absorbed = append(p.Absorbed, o)
-			p.owners[s] = p.Head
-			p.rebase = true
+		if o := p.owners[s]; o != p.Head && o != from && canonical(o) == p.Head && p.uses(uint16(s)) {
+			if from != 0 {
+				return
+			}
+			from = o
 		}
+	}
+	if from != 0 {
+		p.Absorbed = append(p.Absorbed, from)
+		p.Rename(from, p.Head)
+		p.rebase = true
 	}
 }
 

@@ -200,7 +200,7 @@ func (r *Record) decodeRun(d *decoder, at int) (int, error) {
 		loc = Zero
 	case runData:
 		loc = d.uvarint()
-		if loc == 0 || loc+n >= Zero || len(d.b) < int(n)*4 {
+		if loc == 0 || loc >= Zero-n || len(d.b) < int(n)*4 {
 			return at, fmt.Errorf("%w: data run at location %d", ErrRecord, loc)
 		}
 	}

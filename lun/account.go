@@ -33,11 +33,21 @@ func (p *Pool) admitLog(blocks, entries int) error {
 			return err
 		}
 	}
-	if err := p.log.Admit(background(), blocks, entries); err != nil {
+	// The common case has room and needs no timer.
+	if err := p.log.Admit(noWait, blocks, entries); !errors.Is(err, segment.ErrFull) {
 		return p.logError(err)
 	}
-	return nil
+	ctx, cancel := context.WithTimeout(background(), p.spaceWait())
+	defer cancel()
+	return p.logError(p.log.Admit(ctx, blocks, entries))
 }
+
+// noWait is a context that has ended: who waits with it does not.
+var noWait = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 // overlayFull says that what waits for a checkpoint takes too much memory.
 func (p *Pool) overlayFull() bool {

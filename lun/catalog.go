@@ -77,7 +77,9 @@ func (p *Pool) commitHeld(c cow.Change, effect func()) error {
 		return Errorf(ErrRefused, "the change needs a log record of %d bytes, %d are possible; do it for fewer LUNs or snapshots at a time", len(body), maxStructBytes)
 	}
 	n := (len(body) + blockSize - 1) / blockSize
-	if err := p.log.Admit(background(), n, 1); err != nil {
+	ctx, cancel := context.WithTimeout(background(), p.spaceWait())
+	defer cancel()
+	if err := p.log.AdmitReserved(ctx, n, 1); err != nil {
 		return p.logError(err)
 	}
 	p.gate.lock()

@@ -235,7 +235,10 @@ func (p *Pool) moveBlocks(number uint64, h holder, num uint64, live []placed) (m
 			_ = p.damaged(number, err)
 			continue
 		}
-		if err := p.log.AdmitReserved(background(), n, 1); err != nil {
+		ctx, cancel := context.WithTimeout(background(), p.spaceWait())
+		err = p.log.AdmitReserved(ctx, n, 1)
+		cancel()
+		if err != nil {
 			p.buf.Put(b)
 			return moved, p.logError(err)
 		}

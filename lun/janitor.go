@@ -23,13 +23,14 @@ const (
 type janitor struct {
 	p      *Pool
 	wanted atomic.Uint32
-	wake   chan struct{}
+	wake   chan struct{} // of the checkpoints
+	chore  chan struct{} // of the rest
 	quit   chan struct{}
 	done   sync.WaitGroup
 }
 
 func newJanitor(p *Pool) *janitor {
-	return &janitor{p: p, wake: make(chan struct{}, 1), quit: make(chan struct{})}
+	return &janitor{p: p, wake: make(chan struct{}, 1), chore: make(chan struct{}, 1), quit: make(chan struct{})}
 }
 
 // kick asks for a job. It never waits and may be called with any lock held.
@@ -40,8 +41,12 @@ func (j *janitor) kick(what job) {
 	if old := j.wanted.Or(uint32(what)); old&uint32(what) != 0 {
 		return
 	}
+	ch := j.chore
+	if what == jobCheckpoint {
+		ch = j.wake
+	}
 	select {
-	case j.wake <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }
@@ -102,21 +107,26 @@ func (j *janitor) mark() {
 	}
 }
 
+// chores does the rest: what somebody asked for at once, and once a second what
+// is due by itself.
 func (j *janitor) chores() {
 	defer j.done.Done()
-	tick := time.NewTicker(250 * time.Millisecond)
+	p := j.p
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
+	for n := 0; ; n++ {
 		select {
 		case <-j.quit:
 			return
+		case <-j.chore:
 		case <-tick.C:
 		}
-		p := j.p
 		if p.readOnly.Load() != nil {
 			continue
 		}
-		p.expire()
+		if n%8 == 0 {
+			p.expire()
+		}
 		if j.take(jobRecycle) {
 			p.relieve()
 		}
@@ -125,8 +135,7 @@ func (j *janitor) chores() {
 				p.event("reclaim", "", "giving space back stopped: "+err.Error())
 			}
 		}
-		pressed := j.take(jobClean)
-		if maxLive := p.cleanDue(pressed); maxLive > 0 {
+		if maxLive := p.cleanDue(j.take(jobClean)); maxLive > 0 {
 			if _, err := p.cleanRound(maxLive, 8); err != nil {
 				p.event("clean", "", "cleaning stopped: "+err.Error())
 			}

@@ -1,6 +1,7 @@
 package lun
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"flag"
@@ -30,22 +31,19 @@ type stamps []uint64
 
 func (s stamps) clone() stamps { return append(stamps(nil), s...) }
 
-// fill makes the 4096 bytes of a stamp.
+// fill makes the 4096 bytes of a stamp: it stands at the begin of each sector.
 func fill(b []byte, stamp uint64) {
-	if stamp == 0 {
-		clear(b)
-		return
-	}
-	for i := 0; i < len(b); i += 8 {
-		binary.LittleEndian.PutUint64(b[i:], stamp+uint64(i)<<48)
+	clear(b)
+	for i := 0; i < len(b); i += 512 {
+		binary.LittleEndian.PutUint64(b[i:], stamp)
 	}
 }
 
 func stampOf(t testing.TB, b []byte) uint64 {
 	s := binary.LittleEndian.Uint64(b)
-	want := make([]byte, blockSize)
-	fill(want, s)
-	if string(want) != string(b) {
+	var want [blockSize]byte
+	fill(want[:], s)
+	if !bytes.Equal(want[:], b) {
 		t.Fatalf("torn block: begins with stamp %d but holds other bytes", s)
 	}
 	return s

@@ -145,6 +145,9 @@ func (p *Pool) sync(seq segment.Seq) error {
 
 // logError turns an error of the log into one that says what to do.
 func (p *Pool) logError(err error) error {
+	if err == nil {
+		return nil
+	}
 	if errors.Is(err, syscall.ENOSPC) {
 		return Errorf(ErrNoSpace, "pool %s is full: %w; delete snapshots or LUNs, or raise --capacity", p.opts.Dir, err)
 	}

@@ -56,8 +56,8 @@ func (s *admin) setLUN(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	if req.MaxSnapshots != nil && *req.MaxSnapshots < 1 {
-		return lun.Errorf(lun.ErrInvalid, "max_snapshots %d: want at least 1", *req.MaxSnapshots)
+	if req.MaxSnapshots != nil && *req.MaxSnapshots < 0 {
+		return lun.Errorf(lun.ErrInvalid, "max_snapshots %d: want 0 (any number) or more", *req.MaxSnapshots)
 	}
 	info, err := s.pool.SetLUN(r.Context(), r.PathValue("lun"), req)
 	return answer(w, info, err)

@@ -71,7 +71,7 @@ func TestAdminRefusesBadRequests(t *testing.T) {
 		{"POST", "/v1/luns", `{"name":"x","size_bytes":4096,"description":"a\nb"}`, 400, codeInvalid},
 		{"POST", "/v1/luns", `{"name":"x","description":"` + strings.Repeat("a", maxRequestBytes) + `"}`, 400, codeInvalid},
 		{"POST", "/v1/luns", `{"name":"disk","size_bytes":4096}`, 409, codeExists},
-		{"PATCH", "/v1/luns/disk", `{"max_snapshots":0}`, 400, codeInvalid},
+		{"PATCH", "/v1/luns/disk", `{"max_snapshots":-1}`, 400, codeInvalid},
 		{"PATCH", "/v1/luns/disk", `{"description":"\u001b[31m"}`, 400, codeInvalid},
 		{"POST", "/v1/luns/disk/resize", `{"size_bytes":1}`, 400, codeInvalid},
 		{"POST", "/v1/luns/disk/resize", `{"size_bytes":4096}`, 403, codeRefused},

@@ -53,7 +53,11 @@ func writeLUN(w io.Writer, l lun.LUNInfo) error {
 	f.add("area reserve", humanAndExact(l.Area.ReserveBytes))
 	f.add("area limit", exactLimit(l.Area.LimitBytes))
 	f.add("on full", l.Area.OnFull)
-	f.add("snapshots", strconv.Itoa(l.Snapshots)+" of at most "+strconv.Itoa(l.MaxSnapshots))
+	most := ", any number"
+	if l.MaxSnapshots > 0 {
+		most = " of at most " + strconv.Itoa(l.MaxSnapshots)
+	}
+	f.add("snapshots", strconv.Itoa(l.Snapshots)+most)
 	f.add("clients", strconv.Itoa(l.Clients))
 	f.add("parent", deref(l.Parent))
 	f.add("created", humanTime(l.Created))

@@ -18,8 +18,7 @@ func newLUNSetCmd(a *app) *cobra.Command {
 		Use:   "set NAME",
 		Short: "Change properties of a LUN",
 		Long: `Changes what is named and nothing else. The snapshot area is changed by "lunar
-reservation set". Clients that are attached learn of --read-only when they
-attach again; their writes are refused at once.`,
+reservation set". --read-only holds for clients that attach afterwards.`,
 		Example: `  lunar lun set disk1 --description "web server" --max-snapshots 1000
   lunar lun set golden --read-only=true`,
 		Args:              wantArgs("NAME"),
@@ -31,7 +30,7 @@ attach again; their writes are refused at once.`,
 	flags := cmd.Flags()
 	flags.Var(&o.description, "description", "one line of text; \"\" takes it away")
 	flags.BoolVar(&o.readOnly, "read-only", false, "refuse writes of clients (--read-only=false allows them)")
-	flags.StringVar(&o.maxSnapshots, "max-snapshots", "", "how many snapshots there may be, from 1 to 1048576 as `N`")
+	flags.StringVar(&o.maxSnapshots, "max-snapshots", "", "how many snapshots there may be, as `N`; 0: any number")
 	return cmd
 }
 
@@ -53,7 +52,7 @@ func runLUNSet(cmd *cobra.Command, a *app, name string, o lunSetOptions) error {
 		set.ReadOnly = &o.readOnly
 	}
 	if flags.Changed("max-snapshots") {
-		n, err := parseCount("--max-snapshots", o.maxSnapshots, 1, maxMaxSnapshots)
+		n, err := parseCount("--max-snapshots", o.maxSnapshots, 0, maxMaxSnapshots)
 		if err != nil {
 			return asUsage(err)
 		}

@@ -15,7 +15,7 @@ const columnGap = 2
 
 // table is rows under a header. When it is too wide it first does without its
 // optional columns, one after the other, and then cuts the middle out of the long
-// cells of its first column.
+// cells of its widest column.
 type table struct {
 	header   []string
 	optional []string
@@ -57,9 +57,15 @@ func (t *table) fit() {
 		t.drop(slices.Index(t.header, name))
 	}
 	if over := t.width() - tableWidth; over > 0 {
-		room := max(t.columnWidth(0)-over, len(t.header[0]), 8)
+		widest := 0
+		for i := range t.header {
+			if t.columnWidth(i) > t.columnWidth(widest) {
+				widest = i
+			}
+		}
+		room := max(t.columnWidth(widest)-over, len(t.header[widest]), 8)
 		for _, row := range t.rows {
-			row[0] = elide(row[0], room)
+			row[widest] = elide(row[widest], room)
 		}
 	}
 }

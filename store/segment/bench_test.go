@@ -17,7 +17,7 @@ func benchLog(b *testing.B, maxUnsynced int) *Log {
 	var l *Log
 	opts := Options{
 		MaxUnsynced: maxUnsynced,
-		FS: vfs.Default, Dir: b.TempDir(), PoolID: 1, Epoch: 1, Spares: 8,
+		FS:          vfs.Default, Dir: b.TempDir(), PoolID: 1, Epoch: 1, Spares: 8,
 		WriteDelay: 3 * time.Millisecond,
 		OnSeal: func(i SegmentInfo) {
 			if err := l.Release(i.Number, false); err != nil && !errors.Is(err, ErrClosed) {

@@ -113,7 +113,7 @@ func (v *life) run(fs *vfs.MemFS, next Seq, free []uint64, steps int) bool {
 }
 
 func (v *life) step(l *Log) error {
-	switch n := v.rng.IntN(20); {
+	switch n := v.rng.IntN(21); {
 	case n < 9:
 		return v.write(l, Data, 1+v.rng.IntN(3))
 	case n < 11:
@@ -128,6 +128,8 @@ func (v *life) step(l *Log) error {
 		return v.sync(l)
 	case n < 19:
 		return l.Mark()
+	case n < 20:
+		return l.Rotate()
 	}
 	return v.checkpoint(l)
 }

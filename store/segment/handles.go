@@ -33,11 +33,12 @@ func (h *handle) acquire() bool {
 	}
 }
 
-func (h *handle) release() error {
+// release lets a reference go. The error of closing is nobody's: what the file
+// holds was synced, or the log has failed and said so.
+func (h *handle) release() {
 	if h.refs.Add(-1) == 0 {
-		return h.f.Close()
+		h.f.Close()
 	}
-	return nil
 }
 
 // handleTable holds the open files of sealed segments: sets of a few ways, so
@@ -122,7 +123,7 @@ func (t *handleTable) insertLocked(set *handleSet, h *handle) {
 		}
 	}
 	if old := set.ways[victim].Swap(h); old != nil {
-		old.release() // only read from: closing it cannot lose anything
+		old.release()
 	}
 }
 

@@ -199,7 +199,7 @@ func (l *Log) prepare(number uint64, fresh bool) (*openSegment, error) {
 			// What was allocated is what others lack. If this fails too, the
 			// next attempt opens a file of a new number, and this one
 			// stays as an empty one, to be found by the next recovery.
-			l.opts.FS.Remove(path)
+			_ = l.opts.FS.Remove(path)
 		}
 		return nil, err
 	}

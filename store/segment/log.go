@@ -1,7 +1,6 @@
 package segment
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -66,8 +65,8 @@ type Log struct {
 }
 
 type counters struct {
-	records, syncs, sealed uint64
-	payload, total         uint64 // bytes
+	records, syncs uint64
+	payload, total uint64 // bytes
 }
 
 // Stats describes the log at one moment.
@@ -284,21 +283,20 @@ func (l *Log) Close() error {
 	close(l.stop)
 	l.running.Wait()
 	l.closed.Store(true)
-	return errors.Join(err, l.closeFiles())
+	l.closeFiles()
+	return err
 }
 
-func (l *Log) closeFiles() error {
+func (l *Log) closeFiles() {
 	l.mu.Lock()
 	open := append(append([]*openSegment(nil), l.live...), l.prepared...)
 	l.live, l.prepared, l.seg = nil, nil, nil
 	l.liveSet.Store(&[]*openSegment{})
 	l.mu.Unlock()
-	var errs []error
 	for _, s := range open {
-		errs = append(errs, s.h.release())
+		s.h.release()
 	}
 	l.handles.close()
-	return errors.Join(errs...)
 }
 
 // kick wakes the goroutine that listens, once.

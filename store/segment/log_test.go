@@ -25,11 +25,7 @@ func eachFS(t *testing.T, test func(t *testing.T, opts Options)) {
 func TestAppendReadRecover(t *testing.T) {
 	eachFS(t, func(t *testing.T, opts Options) {
 		l := mustOpen(t, opts, 1, nil, 0)
-		type write struct {
-			extents []Extent
-			data    []byte
-		}
-		var writes []write
+		var writes []busyWrite
 		for i, n := range []int{1, 3, 1, 5, 8, 2, 20, 1, 1, 40, 7} {
 			p := pattern(1, uint64(i*100), n, uint64(i))
 			e := dataEntry(1, uint64(i*100), p)
@@ -46,17 +42,12 @@ func TestAppendReadRecover(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			writes = append(writes, write{out, p})
+			writes = append(writes, busyWrite{out, p})
 			for _, w := range writes {
 				wantBlocks(t, l, w.extents, w.data)
 			}
 		}
-		change := bytes.Repeat([]byte("change"), 1000)
-		put(t, l, Entry{Kind: Struct, Version: 9}, change)
-		put(t, l, Entry{Kind: Trim, Version: 1, Block: 5, Count: 1 << 40}, nil)
-		put(t, l, Entry{Kind: Zero, Version: 2, Block: 6, Count: 7}, nil)
-		moved := pattern(1, 0, 1, 0)
-		put(t, l, Entry{Kind: Moved, Version: 1, Block: 0, Count: 1, Birth: 1, CRCs: sums(moved)}, moved)
+		change := putOthers(t, l)
 		last := l.Next() - 1
 		if err := l.Sync(last); err != nil {
 			t.Fatal(err)
@@ -74,29 +65,47 @@ func TestAppendReadRecover(t *testing.T) {
 			t.Fatal(err)
 		}
 
-		all, got := mustRecover(t, opts, 1)
-		if got.Next != last+2 || got.LastReplayed != last+1 || got.Synced != last || got.Torn {
-			t.Fatalf("recovered %+v, want last %d", got, last+1)
-		}
-		var extents []Extent
-		for _, w := range writes {
-			extents = append(extents, w.extents...)
-		}
-		for i, x := range extents {
-			if r := all[i]; r.Kind != Data || r.Loc != x.Loc || int(r.Count) != x.Count || r.Seq != x.Seq {
-				t.Fatalf("entry %v, want %+v", r, x)
-			}
-		}
-		rest := all[len(extents):]
-		if len(rest) != 5 || !bytes.Equal(rest[0].Payload, change) || rest[0].Version != 9 || rest[1].Count != 1<<40 || rest[2].Kind != Zero || rest[3].Birth != 1 || rest[4].Kind != Mark {
-			t.Fatalf("the rest is %v", rest)
-		}
-		// From the middle.
-		all, _ = mustRecover(t, opts, last-3)
-		if len(all) != 5 || all[0].Kind != Struct {
-			t.Fatalf("from the middle: %v", all)
-		}
+		checkReplay(t, opts, writes, change, last)
 	})
+}
+
+// putOthers appends one entry of each other kind.
+func putOthers(t *testing.T, l *Log) (change []byte) {
+	t.Helper()
+	change = bytes.Repeat([]byte("change"), 1000)
+	put(t, l, Entry{Kind: Struct, Version: 9}, change)
+	put(t, l, Entry{Kind: Trim, Version: 1, Block: 5, Count: 1 << 40}, nil)
+	put(t, l, Entry{Kind: Zero, Version: 2, Block: 6, Count: 7}, nil)
+	moved := pattern(1, 0, 1, 0)
+	put(t, l, Entry{Kind: Moved, Version: 1, Block: 0, Count: 1, Birth: 1, CRCs: sums(moved)}, moved)
+	return change
+}
+
+// checkReplay replays what TestAppendReadRecover wrote.
+func checkReplay(t *testing.T, opts Options, writes []busyWrite, change []byte, last Seq) {
+	t.Helper()
+	all, got := mustRecover(t, opts, 1)
+	if got.Next != last+2 || got.LastReplayed != last+1 || got.Synced != last || got.Torn {
+		t.Fatalf("recovered %+v, want last %d", got, last+1)
+	}
+	var extents []Extent
+	for _, w := range writes {
+		extents = append(extents, w.extents...)
+	}
+	for i, x := range extents {
+		if r := all[i]; r.Kind != Data || r.Loc != x.Loc || int(r.Count) != x.Count || r.Seq != x.Seq {
+			t.Fatalf("entry %v, want %+v", r, x)
+		}
+	}
+	rest := all[len(extents):]
+	if len(rest) != 5 || !bytes.Equal(rest[0].Payload, change) || rest[0].Version != 9 || rest[1].Count != 1<<40 || rest[2].Kind != Zero || rest[3].Birth != 1 || rest[4].Kind != Mark {
+		t.Fatalf("the rest is %v", rest)
+	}
+	// From the middle.
+	all, _ = mustRecover(t, opts, last-3)
+	if len(all) != 5 || all[0].Kind != Struct {
+		t.Fatalf("from the middle: %v", all)
+	}
 }
 
 func TestReadFromMemoryOnly(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -90,5 +92,104 @@ func TestScanDamage(t *testing.T) {
 	}
 	if err := ScanFile(opts, 1, func(*Header, int64) error { n++; return nil }); err != nil || n != 2 {
 		t.Errorf("%d headers, %v", n, err)
+	}
+}
+
+// TestOpenRead: a log that is only read from makes and changes nothing.
+func TestOpenRead(t *testing.T) {
+	opts := memOptions(crashable(t))
+	l := mustOpen(t, opts, 1, nil, 0)
+	out := putBlocks(t, l, 1, 0, 3, 1)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before, err := Segments(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := OpenRead(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantBlocks(t, r, out, pattern(1, 0, 3, 1))
+	n := 0
+	if err := r.Scan(1, func(*Header, int64) error { n++; return nil }); err != nil || n != 1 {
+		t.Errorf("%d headers: %v", n, err)
+	}
+	wantFailed(t, "admit", r.Admit(testContext(t), 1, 1))
+	if err := r.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if after, err := Segments(opts); err != nil || !slices.Equal(before, after) {
+		t.Errorf("files %v became %v: %v", before, after, err)
+	}
+}
+
+func TestDropSpares(t *testing.T) {
+	opts := memOptions(crashable(t))
+	l := mustOpen(t, opts, 1, nil, 0)
+	for range 40 {
+		putBlocks(t, l, 1, 0, 1, 1)
+	}
+	if err := l.Rotate(); err != nil {
+		t.Fatal(err)
+	}
+	for n := uint64(1); n <= 2; n++ {
+		if err := l.Release(n, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.DropSpares(); err != nil {
+		t.Fatal(err)
+	}
+	for n := uint64(1); n <= 2; n++ {
+		if there, _ := Segments(opts); slices.Contains(there, n) && !slices.Contains(l.Free(), n) {
+			t.Errorf("segment %d is there, and not free", n)
+		}
+	}
+	if s := l.Stats(); s.Free != 0 {
+		t.Errorf("%d spares are left", s.Free)
+	}
+}
+
+// TestErrorsSayWhatToDo holds the texts that an administrator sees.
+func TestErrorsSayWhatToDo(t *testing.T) {
+	for err, want := range map[error]string{
+		&CorruptError{Segment: 3, Offset: 8192, From: 5, To: 7, Why: "a record is missing"}: "segment 000000000003.seg at byte 8192 (a record is missing): entries 5 to 7",
+		&failure{"syncing segment 000000000003.seg", syscall.ENOSPC}:                        "reopen the pool",
+		&noRoom{os.ErrDeadlineExceeded, nil}:                                                "delete snapshots or LUNs, or raise the capacity",
+		&noRoom{os.ErrDeadlineExceeded, syscall.ENOSPC}:                                     "no space left on device",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
+	}
+	for k := Data; k <= Mark+1; k++ {
+		if k.String() == "" || strings.HasPrefix(k.String(), "kind(") != (k > Mark) {
+			t.Errorf("kind %d is %q", k, k)
+		}
+	}
+}
+
+func TestOptionsRefused(t *testing.T) {
+	for name, spoil := range map[string]func(o *Options){
+		"no folder":           func(o *Options) { o.Dir = "" },
+		"odd segment size":    func(o *Options) { o.SegmentBytes = 100_000 },
+		"tiny segments":       func(o *Options) { o.SegmentBytes = 15 * BlockSize },
+		"tiny records":        func(o *Options) { o.RecordBlocks = 3 },
+		"records of a header": func(o *Options) { o.RecordBlocks = MaxRecordBlocks + 1 },
+		"negative delay":      func(o *Options) { o.WriteDelay = -1 },
+		"no memory":           func(o *Options) { o.MemoryBytes = 1 },
+		"one unsynced":        func(o *Options) { o.MaxUnsynced = 1 },
+		"negative open files": func(o *Options) { o.MaxOpen = -1 },
+	} {
+		o := memOptions(vfs.NewMem())
+		spoil(&o)
+		if _, err := Open(o, 1, nil, 0); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: opened with %v", name, err)
+		}
+		if _, err := Recover(o, 1, noneSealed, false, nil); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: recovered with %v", name, err)
+		}
 	}
 }
