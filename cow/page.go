@@ -126,7 +126,9 @@ func (p *Page) Absorb(canonical func(VersionID) VersionID) {
 	if from != 0 {
 		p.Absorbed = append(p.Absorbed, from)
 		p.Rename(from, p.Head)
-		p.rebase = true
+		// The page is Head's now even if no change follows: it must be taken
+		// before another version changes it.
+		p.rebase, p.Dirty, p.Has = true, true, true
 	}
 }
 

@@ -129,6 +129,14 @@ func TestPageAbsorb(t *testing.T) {
 	if !r.Full || !r.Set.Has(1) || r.Loc[1] != 6001 || r.Loc[2] != 77 || !slices.Equal(r.Hints, []VersionID{3}) {
 		t.Fatalf("after absorbing: full %v set %x hints %v", r.Full, r.Set, r.Hints)
 	}
+	// Also if nothing is changed then, the page must be taken before it moves on:
+	// else the next version's record would come with the removal of 6.
+	idle := newPage(9)
+	idle.Fill(6, dataRecord(6, 1))
+	idle.Absorb(into)
+	if !idle.Dirty || !idle.Has {
+		t.Fatal("a page that absorbed is clean")
+	}
 	// Where two show, the newer one may hide blocks of the older one, which only
 	// a merge gives back.
 	two := newPage(9)

@@ -34,8 +34,8 @@ func (p *Pool) admitLog(blocks, entries int) error {
 		}
 	}
 	// The common case has room and needs no timer.
-	if err := p.log.Admit(noWait, blocks, entries); !errors.Is(err, segment.ErrFull) {
-		return p.logError(err)
+	if p.log.Admit(noWait, blocks, entries) == nil {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(background(), p.spaceWait())
 	defer cancel()

@@ -38,7 +38,8 @@ func (k *kind) Error() string { return k.text }
 func (k *kind) Unwrap() error { return k.errno }
 
 // Errorf makes an error of the given kind whose text is the formatted message
-// alone. %w in the format keeps its cause reachable too.
+// alone. %w in the format keeps its cause reachable too; an errno in the cause
+// goes before that of the kind.
 func Errorf(kind error, format string, args ...any) error {
 	return &apiError{cause: fmt.Errorf(format, args...), kind: kind}
 }
@@ -46,7 +47,7 @@ func Errorf(kind error, format string, args ...any) error {
 type apiError struct{ cause, kind error }
 
 func (e *apiError) Error() string   { return e.cause.Error() }
-func (e *apiError) Unwrap() []error { return []error{e.kind, e.cause} }
+func (e *apiError) Unwrap() []error { return []error{e.cause, e.kind} }
 
 // CreateLUN asks for a new LUN. A nil Reserve or Limit, an empty OnFull mean the
 // pool's defaults.

@@ -100,7 +100,7 @@ func (s *admin) guard(fn func(http.ResponseWriter, *http.Request) error) http.Ha
 		err := fn(w, r)
 		var gone *clientGone
 		if err != nil && !errors.As(err, &gone) {
-			writeError(w, err)
+			writeError(w, unlessStopping(r.Context(), err))
 		}
 	})
 }
@@ -143,11 +143,16 @@ var errorCodes = []struct {
 // errStopping ends what still runs when the server stops.
 var errStopping = errors.New("the server is stopping; try again when it is back")
 
-func toAPIError(err error) (*apiError, int) {
-	if errors.Is(err, context.Canceled) {
-		// Only a client that does not listen any more, or the end of the server.
-		err = errStopping
+// unlessStopping says why a call of the pool was cut short: its context ends with
+// the server, or with a client that does not listen any more.
+func unlessStopping(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return errStopping
 	}
+	return err
+}
+
+func toAPIError(err error) (*apiError, int) {
 	for _, c := range errorCodes {
 		if errors.Is(err, c.is) {
 			return &apiError{Code: c.code, Message: err.Error()}, c.status
@@ -205,14 +210,15 @@ func readBody(r *http.Request, into any) error {
 
 // streamer writes the envelopes of a stream.
 type streamer struct {
-	mu  sync.Mutex // progress may be reported by several goroutines
+	ctx context.Context // of the request
+	mu  sync.Mutex      // progress may be reported by several goroutines
 	rc  *http.ResponseController
 	enc *json.Encoder
 }
 
-func newStreamer(w http.ResponseWriter) *streamer {
+func newStreamer(w http.ResponseWriter, r *http.Request) *streamer {
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	return &streamer{rc: http.NewResponseController(w), enc: json.NewEncoder(w)}
+	return &streamer{ctx: r.Context(), rc: http.NewResponseController(w), enc: json.NewEncoder(w)}
 }
 
 // send writes one line and hands it to the client at once.
@@ -254,7 +260,7 @@ func (s *streamer) end(v any, err error) error {
 			return s.send(envelope{Result: text})
 		}
 	}
-	body, _ := toAPIError(err)
+	body, _ := toAPIError(unlessStopping(s.ctx, err))
 	return s.send(envelope{Error: body})
 }
 
@@ -263,7 +269,7 @@ const progressEvery = 100 * time.Millisecond
 
 // streamProgress runs a long operation with its progress on the stream.
 func streamProgress[T any](w http.ResponseWriter, r *http.Request, op func(context.Context, func(done, total int64)) (T, error)) error {
-	s := newStreamer(w)
+	s := newStreamer(w, r)
 	if err := s.send(envelope{Progress: &progress{}}); err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func (s *admin) exportLUN(w http.ResponseWriter, r *http.Request) error {
 	err = sendVolume(r.Context(), v, out)
 	err = errors.Join(err, v.Close(), remove())
 	if err != nil {
-		_ = out.fail(fmt.Errorf("export of %s: %w", name, err))
+		_ = out.fail(unlessStopping(r.Context(), fmt.Errorf("export of %s: %w", name, err)))
 	} else {
 		_ = out.end()
 	}

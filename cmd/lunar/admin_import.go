@@ -43,7 +43,7 @@ func (s *admin) importLUN(w http.ResponseWriter, r *http.Request) error {
 	if _, undo := s.pool.DeleteLUN(ctx, req.Name, true); undo != nil {
 		err = fmt.Errorf("%w; the half-made LUN %s could not be removed: %v", err, req.Name, undo)
 	}
-	writeError(w, err)
+	writeError(w, unlessStopping(r.Context(), err))
 	if rc.Flush() == nil {
 		_, _ = io.Copy(io.Discard, r.Body)
 	}

@@ -115,7 +115,7 @@ func (s *admin) clone(w http.ResponseWriter, r *http.Request) error {
 
 func (s *admin) diff(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	out := newStreamer(w)
+	out := newStreamer(w, r)
 	err := s.pool.Diff(r.Context(), r.PathValue("lun"), q.Get("from"), q.Get("to"), func(d lun.DiffRange) error {
 		return out.item(d)
 	})

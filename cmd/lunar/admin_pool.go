@@ -103,7 +103,7 @@ func withStateWarning(p lun.PoolStatus, warnings []lun.Warning) []lun.Warning {
 }
 
 func (s *admin) streamEvents(w http.ResponseWriter, r *http.Request) error {
-	out := newStreamer(w)
+	out := newStreamer(w, r)
 	if !queryBool(r, "follow") {
 		for _, e := range s.events.last() {
 			if err := out.item(e); err != nil {
@@ -127,7 +127,7 @@ func (s *admin) streamEvents(w http.ResponseWriter, r *http.Request) error {
 	for {
 		select {
 		case <-r.Context().Done():
-			return out.end(nil, lun.Errorf(lun.ErrRefused, "events: the server stops; follow again when it is back"))
+			return out.end(nil, errStopping)
 		case e, ok := <-f.C:
 			if !ok {
 				return out.end(nil, lun.Errorf(lun.ErrRefused, "events: this follower was too slow and was dropped; follow again"))

@@ -132,7 +132,8 @@ func TestAdminErrorCodes(t *testing.T) {
 		{lun.Errorf(lun.ErrReadOnly, "x"), codeReadOnly, 403},
 		{lun.Errorf(lun.ErrCorrupt, "x"), codeCorrupt, 500},
 		{fmt.Errorf("wrapped: %w", lun.Errorf(lun.ErrExists, "x")), codeExists, 409},
-		{context.Canceled, codeStopping, 503},
+		{errStopping, codeStopping, 503},
+		{fmt.Errorf("inside the pool: %w", context.Canceled), codeInternal, 500},
 		{errors.New("x"), codeInternal, 500},
 	} {
 		body, status := toAPIError(c.err)

@@ -32,7 +32,7 @@ func startLive(t *testing.T, dir string) *live {
 	l := &live{t: t, dir: dir, nbd: &net.UnixAddr{Name: filepath.Join(dir, "nbd.sock"), Net: "unix"}}
 	e := &env{t: t}
 	t.Setenv("LUNAR_SEGMENT_SIZE", "4M")
-	s := e.serveApp(t, newApp(), "--data", dir, "--listen", "unix://"+l.nbd.String(), "--capacity", "512M", "--log-level", "warn")
+	s := e.serveApp(t, newApp(), "--data", dir, "--listen", "unix://"+l.nbd.String(), "--capacity", "256M", "--log-level", "warn")
 	if s.ready == "" {
 		t.Fatal(s.failed(t).stderr)
 	}
@@ -145,7 +145,7 @@ func TestLiveImportAndExport(t *testing.T) {
 		t.Errorf("%+v", info)
 	}
 	stderr.Reset()
-	status := run(t.Context(), a, []string{"--data", l.dir, "lun", "import", "huge", "-"}, io.LimitReader(ones{}, 1<<30), &stdout, &stderr)
+	status := run(t.Context(), a, []string{"--data", l.dir, "lun", "import", "huge", "-"}, io.LimitReader(ones{}, 512<<20), &stdout, &stderr)
 	result{status, "", stderr.String()}.wantFailure(t, exitFailed, "import of huge")
 	l.lunar("lun", "show", "huge").wantFailure(t, exitFailed, "huge")
 	if list := show[[]lun.SnapshotInfo](l, "snapshot", "list"); len(list) != 0 {

@@ -16,7 +16,7 @@ import (
 // TestPinAgainstReuse pins blocks while they are written and their chunks begin
 // other lives: who gets a chunk gets that of its block, for as long as it holds it.
 func TestPinAgainstReuse(t *testing.T) {
-	const blocks = 100_000 / crashStride / crashStride
+	const blocks = 40_000 / crashStride / crashStride
 	s := &openSegment{pending: make([]atomic.Pointer[chunk], blocks)}
 	b := NewBuffers(1 << 20)
 	var now atomic.Int64

@@ -1,0 +1,235 @@
+package lun
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// chain writes a number to A, then B, then C, then the next number: whoever
+// looks at one instant sees a >= b >= c >= a-1.
+func (c *chaos) chain(block int, done *atomic.Uint64) error {
+	luns := []string{"A", "B", "C"}
+	var vs []*Volume
+	for _, name := range luns {
+		v, err := c.p.OpenVolume(name, "")
+		if err != nil {
+			return err
+		}
+		defer v.Close()
+		vs = append(vs, v)
+	}
+	b := make([]byte, blockSize)
+	for n := uint64(1); !c.stop.Load(); n++ {
+		fill(b, n)
+		for _, v := range vs {
+			if err := v.WriteAt(b, int64(block)*blockSize, false); err != nil {
+				return err
+			}
+		}
+		done.Store(n)
+	}
+	return nil
+}
+
+// ordered checks one instant: that of a group snapshot, or of the heads.
+func (c *chaos) ordered(snap string, blocks []int) error {
+	for _, block := range blocks {
+		var got []uint64
+		for _, lun := range []string{"A", "B", "C"} {
+			err := c.open(lun, snap, func(v *Volume) error {
+				s, err := readStamp(v, block)
+				got = append(got, s)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if got[0] < got[1] || got[1] < got[2] || got[0] > got[2]+1 {
+			return fmt.Errorf("%q block %d: A, B, C hold %v: a later write without an earlier one", snap, block, got)
+		}
+	}
+	return nil
+}
+
+func TestGroupSnapshotsKeepTheOrderOfWrites(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	o := Options{Dir: "pool", FS: mem, Capacity: 1 << 30, SegmentBytes: 128 << 10, RecordBlocks: 8}
+	p, err := Open(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &chaos{p: p}
+	defer func() { c.p.Abandon() }()
+	for _, name := range []string{"A", "B", "C"} {
+		if _, err := p.CreateLUN(context.Background(), CreateLUN{Name: name, SizeBytes: 1024 * blockSize}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocks := []int{0, 5, 600, 1023}
+	done := make([]atomic.Uint64, len(blocks))
+	var names []string
+	fns := []func() error{func() error {
+		for n := 0; !c.stop.Load() && n < 60; n++ {
+			name := fmt.Sprintf("s%d", n)
+			if _, err := p.CreateSnapshots(context.Background(), []SnapshotRequest{{"C", name}, {"A", name}, {"B", name}}, SnapshotOptions{}); err != nil {
+				return err
+			}
+			names = append(names, name)
+			if err := c.ordered(name, blocks); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func() error {
+		for !c.stop.Load() {
+			if err := p.Checkpoint(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	for i, block := range blocks {
+		fns = append(fns, func() error { return c.chain(block, &done[i]) })
+	}
+	c.all(t, 2*time.Second, fns...)
+	for _, percent := range []int{100, 0} {
+		o.FS = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent})
+		c.p.Abandon()
+		if c.p, err = Open(context.Background(), o); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range append(names, "") {
+			if err := c.ordered(name, blocks); err != nil {
+				t.Errorf("after a crash: %v", err)
+			}
+		}
+		checkPool(t, c.p)
+	}
+	if len(names) == 0 || done[0].Load() < 2 {
+		t.Errorf("%d snapshots and %d writes prove nothing", len(names), done[0].Load())
+	}
+}
+
+// ordinal writes numbers round the slots; the state is a prefix if every slot
+// holds the largest number of its own that is not above the largest of all.
+func prefixOf(got []uint64) error {
+	top := uint64(0)
+	for _, s := range got {
+		top = max(top, s)
+	}
+	for i, s := range got {
+		want := uint64(0)
+		for n := top; n > 0 && n+uint64(len(got)) > top; n-- {
+			if int(n-1)%len(got) == i {
+				want = n
+			}
+		}
+		if s != want {
+			return fmt.Errorf("slot %d holds write %d, want %d: write %d of the same client is there", i, s, want, top)
+		}
+	}
+	return nil
+}
+
+func TestCheckpointsRacingWritersAndACrash(t *testing.T) {
+	for round := range 6 {
+		for _, percent := range []int{0, 100} {
+			t.Run(fmt.Sprintf("round=%d/kept=%d", round, percent), func(t *testing.T) { raceAndCrash(t, round, percent) })
+		}
+	}
+}
+
+func raceAndCrash(t *testing.T, round, percent int) {
+	mem := vfs.NewCrashableMem()
+	o := Options{Dir: "pool", FS: mem, Capacity: 1 << 30, SegmentBytes: 64 << 10, RecordBlocks: 8, Manual: true, IndexCache: 1}
+	p, err := Open(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &chaos{p: p}
+	defer func() { c.p.Abandon() }()
+	if _, err := p.CreateLUN(context.Background(), CreateLUN{Name: "a", SizeBytes: chaosBlocks * blockSize}); err != nil {
+		t.Fatal(err)
+	}
+	writers := []*writer{newWriter("a", 0), newWriter("a", 100)}
+	durable := make([]atomic.Uint64, len(writers))
+	var crashed *vfs.MemFS
+	floor := make([]uint64, len(writers))
+	fns := []func() error{func() error {
+		for n := 0; !c.stop.Load(); n++ {
+			if n == 3+round {
+				for i := range floor {
+					floor[i] = durable[i].Load()
+				}
+				crashed = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent})
+				c.stop.Store(true)
+				return nil
+			}
+			_, err := p.Clean(context.Background())
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	for i, w := range writers {
+		fns = append(fns, func() error {
+			return c.open("a", "", func(v *Volume) error {
+				b := make([]byte, blockSize)
+				for n := uint64(1); !c.stop.Load(); n++ {
+					fill(b, n)
+					if err := v.WriteAt(b, int64(w.slots[(n-1)%chaosSlots])*blockSize, false); err != nil {
+						return err
+					}
+					if n%50 == 0 {
+						if err := v.Flush(); err != nil {
+							return err
+						}
+						durable[i].Store(n)
+					}
+				}
+				return nil
+			})
+		})
+	}
+	c.all(t, 20*time.Second, fns...)
+	c.p.Abandon()
+	if crashed == nil {
+		t.Fatal("too slow: no crash happened")
+	}
+	o.FS = crashed
+	if c.p, err = Open(context.Background(), o); err != nil {
+		t.Fatal(err)
+	}
+	for i, w := range writers {
+		var got []uint64
+		err := c.open("a", "", func(v *Volume) error {
+			for _, block := range w.slots {
+				s, err := readStamp(v, block)
+				if err != nil {
+					return err
+				}
+				got = append(got, s)
+			}
+			return nil
+		})
+		if err = errors.Join(err, prefixOf(got)); err != nil {
+			t.Errorf("writer %d: %v", i, err)
+		}
+		top := uint64(0)
+		for _, s := range got {
+			top = max(top, s)
+		}
+		if top < floor[i] {
+			t.Errorf("writer %d: write %d was flushed, the last there is %d", i, floor[i], top)
+		}
+	}
+	checkPool(t, c.p)
+}
