@@ -306,6 +306,12 @@ func (t *Tree) Group(id VersionID, out []VersionID) []VersionID {
 	return out
 }
 
+// Joining says whether records of other ids are still being joined with those
+// of a version.
+func (t *Tree) Joining(id VersionID) bool {
+	return slices.ContainsFunc(t.aliases[id], func(a VersionID) bool { return t.versions[a].State == Merging })
+}
+
 // Payer returns the LUN that pays for blocks stored under id, 0 for none. While
 // a merge into a version of another LUN runs, each page is paid as before until
 // it has been moved to the other id.

@@ -226,6 +226,9 @@ func (c *cache) add(pg *page) {
 // everything is dirty or in use.
 func (c *cache) evictLocked() bool {
 	for range len(c.ring) + len(c.ring)/2 {
+		if len(c.ring) == 0 {
+			return false // all that was in it had been dropped
+		}
 		if c.hand >= len(c.ring) {
 			c.hand = 0
 		}

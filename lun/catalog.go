@@ -355,7 +355,14 @@ func (p *Pool) cutOff(name string, size, old int64) error {
 	}
 	defer v.Close()
 	v.ro = false
-	return v.Zero(size, old-size, false, false)
+	first := (size + blockSize - 1) / blockSize
+	if head := min(first*blockSize, old) - size; head > 0 {
+		if err := v.write(make([]byte, head), size, false, false); err != nil {
+			return err
+		}
+	}
+	_, err = v.eraseRange(uint64(first), uint64(blocksOf(old)), asHole)
+	return err
 }
 
 // DeleteLUN removes a LUN. Its clones stay.

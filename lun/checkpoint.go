@@ -263,7 +263,7 @@ func (p *Pool) stageSegments(b *index.Batch, pend pending, gen *generation) (com
 			after = append(after, func() { u.stored, u.row, u.dead = 0, false, old })
 		case !u.row || u.rowed != stored || u.rowSealed != old:
 			b.SetSegment(n, row{live: stored, sealed: old, info: u.info}.marshal())
-			after = append(after, func() { u.stored, u.row, u.rowed, u.rowSealed = stored, true, stored, old })
+			after = append(after, func() { u.stored, u.row, u.rowed, u.rowSealed, u.dead = stored, true, stored, old, false })
 		}
 	}
 	return func() {

@@ -85,14 +85,22 @@ func (p *Pool) cleanRound(maxLive int64, most int) (int, error) {
 func (p *Pool) cleanSegments(vs []victim) (int, error) {
 	p.cleanMu.Lock()
 	defer p.cleanMu.Unlock()
-	moved, done := int64(0), 0
+	moved, since, done := int64(0), int64(0), 0
 	for _, v := range vs {
 		n, err := p.emptySegment(v.number)
 		if err != nil {
 			return done, err
 		}
-		moved += n
+		moved, since = moved+n, since+n
 		done++
+		// The log keeps back little room for copies; a checkpoint turns what
+		// was emptied into room again.
+		if since > int64(p.space.blocks)/2 {
+			since = 0
+			if err := p.Checkpoint(); err != nil {
+				return done, err
+			}
+		}
 	}
 	if done == 0 {
 		return 0, nil
@@ -242,14 +250,23 @@ func (p *Pool) moveBlocks(number uint64, h holder, num uint64, live []placed) (m
 			p.buf.Put(b)
 			return moved, p.logError(err)
 		}
+		// Until the maps name the copies they count as live, from the same gate
+		// entry on: their segment must not be released.
+		p.gate.enter(0)
 		ext, err := p.log.Append(segment.Entry{Kind: segment.Moved, Version: uint64(h.raw), Block: run[0].block, Count: uint64(n), Birth: run[0].birth, CRCs: crcs}, b, true, nil)
+		for _, x := range ext {
+			p.space.of(p.space.segment(uint64(x.Loc))).live.Add(int64(x.Count))
+		}
+		p.gate.leave(0)
 		if err != nil {
 			p.log.Unadmit(n, 1)
+			p.buf.Put(b)
 			return moved, p.logError(err)
 		}
 		p.noteAppend(n, len(ext))
 		for _, x := range ext {
 			k, err := p.repoint(h, num, run[x.First:x.First+x.Count], uint64(x.Loc))
+			p.space.of(p.space.segment(uint64(x.Loc))).live.Add(-int64(x.Count))
 			if err != nil {
 				return moved, err
 			}

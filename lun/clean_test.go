@@ -19,7 +19,7 @@ func overwrite(t *testing.T, p *Pool, lun string, seed, first uint64, half, n in
 	defer v.Close()
 	b := make([]byte, blockSize)
 	for i := range n {
-		d := delta{lun, rng.IntN(200)*2 + half, first + uint64(i) + 1}
+		d := delta{lun, rng.IntN(75)*2 + half, first + uint64(i) + 1}
 		fill(b, d.stamp)
 		if err := v.WriteAt(b, int64(d.block)*blockSize, false); err != nil {
 			t.Error(err)
@@ -35,20 +35,20 @@ func overwrite(t *testing.T, p *Pool, lun string, seed, first uint64, half, n in
 func TestCleaningUnderOverwrites(t *testing.T) {
 	m := scripted(t)
 	m.addLUN("b")
-	m.put("a", 0, 400)
-	m.put("b", 0, 400)
+	m.put("a", 0, 150)
+	m.put("b", 0, 150)
 	m.snap("a", "s")
-	for round := range 10 {
+	for round := range 6 {
 		var wg sync.WaitGroup
 		wrote := make([][]delta, 4)
 		for i := range wrote {
 			first := m.next
-			m.next += 150
+			m.next += 60
 			wg.Go(func() {
-				wrote[i] = overwrite(t, m.p, []string{"a", "b"}[i/2], uint64(round*4+i), first, i%2, 150)
+				wrote[i] = overwrite(t, m.p, []string{"a", "b"}[i/2], uint64(round*4+i), first, i%2, 60)
 			})
 		}
-		for range 3 {
+		for range 2 {
 			if _, err := m.p.Clean(context.Background()); err != nil {
 				t.Error(err)
 			}
@@ -57,7 +57,7 @@ func TestCleaningUnderOverwrites(t *testing.T) {
 		for _, w := range wrote { // writers share no block: any order of theirs will do
 			m.pend = append(m.pend, w...)
 		}
-		if round%3 == 2 {
+		if round%2 == 1 {
 			m.sync("a")
 			m.cut(0)
 		}

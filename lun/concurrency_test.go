@@ -378,9 +378,10 @@ func TestEverythingAtOnce(t *testing.T) {
 			if err := p.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if c.p, err = Open(context.Background(), o); err != nil {
+			if p, err = Open(context.Background(), o); err != nil {
 				t.Fatal(err)
 			}
+			c.p = p
 			c.verify(t)
 		})
 	}

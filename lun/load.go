@@ -2,14 +2,28 @@ package lun
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 
 	"lunar/cow"
 )
 
 // load builds a page from the records on the path of its view's version. Called
-// with pg.mu held, by the one that put the page into the view.
+// with pg.mu held, by the one that put the page into the view. A load that raced
+// a merge may have missed a record that moved from one id to another: it is
+// thrown away and done again.
 func (p *Pool) load(pg *page) error {
+	for {
+		before := p.merges.Load()
+		err := p.loadOnce(pg)
+		if after := p.merges.Load(); after == before && before%2 == 0 {
+			return err
+		}
+		runtime.Gosched()
+	}
+}
+
+func (p *Pool) loadOnce(pg *page) error {
 	p.treeMu.RLock()
 	head := pg.view.version
 	path := p.tree.Path(head, nil)

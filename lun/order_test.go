@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -100,11 +101,12 @@ func TestGroupSnapshotsKeepTheOrderOfWrites(t *testing.T) {
 	}
 	c.all(t, 2*time.Second, fns...)
 	for _, percent := range []int{100, 0} {
-		o.FS = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent})
+		o.FS = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(1, 1))})
 		c.p.Abandon()
-		if c.p, err = Open(context.Background(), o); err != nil {
+		if p, err = Open(context.Background(), o); err != nil {
 			t.Fatal(err)
 		}
+		c.p = p
 		for _, name := range append(names, "") {
 			if err := c.ordered(name, blocks); err != nil {
 				t.Errorf("after a crash: %v", err)
@@ -117,7 +119,7 @@ func TestGroupSnapshotsKeepTheOrderOfWrites(t *testing.T) {
 	}
 }
 
-// ordinal writes numbers round the slots; the state is a prefix if every slot
+// prefixOf checks what a writer of numbers round the slots left: every slot
 // holds the largest number of its own that is not above the largest of all.
 func prefixOf(got []uint64) error {
 	top := uint64(0)
@@ -168,7 +170,7 @@ func raceAndCrash(t *testing.T, round, percent int) {
 				for i := range floor {
 					floor[i] = durable[i].Load()
 				}
-				crashed = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent})
+				crashed = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(1, 1))})
 				c.stop.Store(true)
 				return nil
 			}
@@ -205,9 +207,10 @@ func raceAndCrash(t *testing.T, round, percent int) {
 		t.Fatal("too slow: no crash happened")
 	}
 	o.FS = crashed
-	if c.p, err = Open(context.Background(), o); err != nil {
+	if p, err = Open(context.Background(), o); err != nil {
 		t.Fatal(err)
 	}
+	c.p = p
 	for i, w := range writers {
 		var got []uint64
 		err := c.open("a", "", func(v *Volume) error {

@@ -197,8 +197,8 @@ func (p *Pool) encode(pg *page) {
 	pg.Encode(&r)
 	p.treeMu.RLock()
 	defer p.treeMu.RUnlock()
-	if v := p.tree.Version(pg.Head); r.Full && v != nil && v.Parent == 0 {
-		r.DropHoles() // there is no ancestor to hide
+	if v := p.tree.Version(pg.Head); r.Full && v != nil && v.Parent == 0 && !p.tree.Joining(pg.Head) {
+		r.DropHoles() // there is nothing below to hide
 	}
 	k := pageKey{pg.view.branch, pg.num}
 	o := p.overlay

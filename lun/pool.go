@@ -98,9 +98,11 @@ type Pool struct {
 	shardNext atomic.Uint32
 	closed    atomic.Bool
 	spaceBack broadcast
-	pressed   sync.Map    // cow.LUNID → blocks that its area should shrink by
-	lost      []string    // what recovery gave up, for people
-	marked    segment.Seq // the log's end after the last mark; janitor only
+	mergeNew  atomic.Bool   // a merge was published that no checkpoint covers yet
+	merges    atomic.Uint64 // odd while records of a page are being joined
+	pressed   sync.Map      // cow.LUNID → blocks that its area should shrink by
+	lost      []string      // what recovery gave up, for people
+	marked    segment.Seq   // the log's end after the last mark; janitor only
 }
 
 // SetClients tells the pool who knows the attached clients.

@@ -1,6 +1,7 @@
 package lun
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -73,8 +74,8 @@ func (v *Volume) readPage(p []byte, num uint64, first int) error {
 			bad, err = v.pool.fetch(p, first, n, e)
 		}
 		v.pool.grace.leave(v.shard, phase)
-		if err == nil && bad < 0 {
-			return nil
+		if err == nil && bad < 0 || errors.Is(err, errGone) {
+			return err
 		}
 		if try < 3 {
 			if try == 2 {

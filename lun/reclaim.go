@@ -59,6 +59,7 @@ func (p *Pool) reclaimRound() (did bool, err error) {
 	if err := p.Checkpoint(); err != nil {
 		return false, err
 	}
+	p.mergeNew.Store(false)
 	began, freed := time.Now(), int64(0)
 	for into, sources := range merging {
 		n, err := p.sweepMerge(into, sources)
@@ -100,7 +101,7 @@ func (p *Pool) publishReclaim() ([]cow.VersionID, error) {
 		if _, busy := targets[m.Into]; busy {
 			continue
 		}
-		if err := p.commit(p.tree.PlanMerge(m), nil); err != nil {
+		if err := p.commit(p.tree.PlanMerge(m), func() { p.mergeNew.Store(true) }); err != nil {
 			return nil, err
 		}
 	}
@@ -350,6 +351,8 @@ func (p *Pool) joinPage(into cow.VersionID, units []unit, num uint64, rewrite bo
 		top = held{raw: into, branch: p.tree.Version(into).Branch}
 		have = append([]held{top}, have...)
 	}
+	p.merges.Add(1)
+	defer p.merges.Add(1)
 	freed, err = p.joinRecords(into, top, have[1:], num, rewrite)
 	renameOwners(pages, top.raw, have[1:])
 	return freed, err
@@ -432,6 +435,10 @@ func (p *Pool) lockHeads(through cow.VersionID, num uint64) (pages []*page, err 
 			return nil, err
 		}
 		pages = append(pages, pg)
+	}
+	for _, pg := range pages { // somebody else may still be loading it
+		pg.mu.Lock()
+		pg.mu.Unlock() //nolint:staticcheck // waits for the load
 	}
 	for i, pg := range pages {
 		if err := pg.lock(); err != nil {

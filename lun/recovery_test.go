@@ -15,13 +15,15 @@ import (
 // Crashes at places that were chosen, where the model test chooses by chance.
 
 // scripted is a model that a test drives step by step: small segments, one LUN.
-func scripted(t *testing.T) *model {
+func scripted(t *testing.T) *model { return scriptedIn(t, 64<<10) }
+
+func scriptedIn(t *testing.T, segmentBytes int64) *model {
 	m := &model{
 		t: t, rng: rand.New(rand.NewPCG(1, 2)), fs: vfs.NewCrashableMem(),
 		heads: map[string]stamps{}, snaps: map[string]map[string]stamps{},
 		o: Options{
 			Dir: "pool", Capacity: 1 << 30, Manual: true, Now: steppingClock(),
-			SegmentBytes: 64 << 10, RecordBlocks: 8, IndexCache: 1 << 20,
+			SegmentBytes: segmentBytes, RecordBlocks: 8, IndexCache: 1 << 20,
 		},
 	}
 	m.open()
@@ -158,7 +160,7 @@ func TestReusedSegmentsSurviveACrashAtEachStep(t *testing.T) {
 func TestRecordsBehindATearDoNotComeBack(t *testing.T) {
 	for _, second := range []int{0, 100} {
 		t.Run(fmt.Sprintf("kept=%d", second), func(t *testing.T) {
-			m := scripted(t)
+			m := scriptedIn(t, 512<<10) // a segment that is full would be synced
 			m.put("a", 0, 4)
 			m.sync("a")
 			m.checkpoint()

@@ -18,7 +18,7 @@ func (p *Pool) recycle(lun cow.LUNID, d reservation.Decision) {
 		return
 	}
 	for _, v := range p.tree.Versions() {
-		if v.LUN == lun && v.State == cow.Merging || v.LUN == lun && v.State == cow.Deleted && len(p.tree.Children(v.ID)) < 2 {
+		if v.LUN == lun && v.State == cow.Merging || v.LUN == lun && v.State == cow.Deleted && len(p.tree.Children(v.ID)) < 2 && !p.opened(v.ID) {
 			return // space is on its way; the writer looks again when it is there
 		}
 	}

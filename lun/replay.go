@@ -22,6 +22,10 @@ func (p *Pool) replay(e segment.Entry, seq segment.Seq, loc segment.Loc, payload
 		return p.replayChange(c)
 	}
 	v := p.replayView(cow.VersionID(e.Version))
+	if v == nil && p.opts.AcceptLoss {
+		p.lost = append(p.lost, fmt.Sprintf("log entry %d wrote to version %d, whose creation is among what is lost", seq, e.Version))
+		return nil
+	}
 	if v == nil {
 		return Errorf(ErrCorrupt, "log entry %d writes to version %d, which is no LUN's head", seq, e.Version)
 	}

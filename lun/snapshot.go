@@ -318,7 +318,7 @@ func (p *Pool) Rollback(_ context.Context, lun, name string, o RollbackOptions) 
 	if err != nil {
 		return RollbackInfo{}, apiErr(err)
 	}
-	if err := p.commitRollback(c, l, s); err != nil {
+	if err := p.commitRollback(c, l, s, o.Discard); err != nil {
 		return RollbackInfo{}, err
 	}
 	msg := "LUN " + lun + " rolled back to " + name
@@ -332,10 +332,13 @@ func (p *Pool) Rollback(_ context.Context, lun, name string, o RollbackOptions) 
 
 // commitRollback moves the charges of the LUN as the new head sees them, admits
 // the growth of its area like a write, and commits.
-func (p *Pool) commitRollback(c cow.Change, l *cow.LUN, s *cow.Version) error {
+func (p *Pool) commitRollback(c cow.Change, l *cow.LUN, s *cow.Version, discard bool) error {
 	a := p.reserved(l.ID)
 	live := p.sumOf(s.ID).local
-	dLive, dArea := live-a.Live, a.Area+a.Live-live-a.Area
+	dLive, dArea := live-a.Live, a.Live-live
+	if discard {
+		dLive, dArea = 0, 0 // what goes to the area is on its way out of it
+	}
 	if d := p.ledger.Admit(uint64(l.ID), dLive, dArea); d.Verdict != reservation.Admit {
 		return Errorf(ErrNoSpace, "rollback of %q to %s would need %s more in its snapshot area, which has no room for it; use --discard, or raise the limit with `lunar reservation set %s --limit`",
 			l.Name, s.Name, human(dArea*blockSize), l.Name)

@@ -25,7 +25,7 @@ func (v *Volume) Trim(off, n int64, fua bool) error {
 	if off+n == v.Size() {
 		last = (off + n + blockSize - 1) / blockSize
 	}
-	seq, err := v.eraseRange(uint64(first), uint64(max(first, last)), false)
+	seq, err := v.eraseRange(uint64(first), uint64(max(first, last)), asAdvice)
 	if err == nil && fua {
 		err = v.pool.sync(seq)
 	}
@@ -56,23 +56,36 @@ func (v *Volume) Zero(off, n int64, noHole, fua bool) error {
 			return err
 		}
 	}
-	_, err := v.eraseRange(uint64(first), uint64(last), noHole || v.pool.isThick(v.view.lun))
+	how := asHole
+	if noHole || v.pool.isThick(v.view.lun) {
+		how = asZero
+	}
+	_, err := v.eraseRange(uint64(first), uint64(last), how)
 	if err == nil && fua {
 		err = v.pool.sync(v.pool.log.Next() - 1)
 	}
 	return err
 }
 
+// erasure says what becomes of a range.
+type erasure uint8
+
+const (
+	asAdvice erasure = iota // holes, as far as there is room to keep what snapshots hold
+	asHole                  // holes
+	asZero                  // zeroes that stay charged
+)
+
 // eraseRange maps the blocks first..last-1 to holes or to charged zeroes.
-func (v *Volume) eraseRange(first, last uint64, charged bool) (segment.Seq, error) {
+func (v *Volume) eraseRange(first, last uint64, how erasure) (segment.Seq, error) {
 	chunk := uint64(trimChunk)
-	if charged {
+	if how == asZero {
 		chunk = zeroChunk
 	}
 	var seq segment.Seq
 	for first < last {
 		n := min(last-first, chunk-first%chunk)
-		s, err := v.erase(first, n, charged)
+		s, err := v.erase(first, n, how)
 		if err != nil {
 			return 0, err
 		}
@@ -81,34 +94,32 @@ func (v *Volume) eraseRange(first, last uint64, charged bool) (segment.Seq, erro
 	return seq, nil
 }
 
-func (v *Volume) erase(block, n uint64, charged bool) (segment.Seq, error) {
-	if err := v.pool.admitLog(0, 1); err != nil {
-		return 0, err
-	}
-	e := eraser{writeOp: writePool.Get().(*writeOp), block: block, n: n, charged: charged}
+func (v *Volume) erase(block, n uint64, how erasure) (segment.Seq, error) {
+	e := eraser{writeOp: writePool.Get().(*writeOp), block: block, n: n, charged: how == asZero}
 	e.v = v
 	defer e.release()
-	for try := 0; ; try++ {
-		d, done, err := e.try()
-		switch {
-		case err != nil:
-			v.pool.log.Unadmit(0, 1)
+	for try := 0; ; {
+		if err := v.pool.admitLog(0, 1); err != nil {
 			return 0, err
-		case done:
-			if e.last == 0 {
-				v.pool.log.Unadmit(0, 1)
-			}
-			return e.last, nil
+		}
+		d, done, err := e.try()
+		if done && e.last != 0 {
+			return e.last, err
+		}
+		v.pool.log.Unadmit(0, 1)
+		e.unpin() // who waits holds neither log credit nor pages
+		switch {
+		case err != nil || done:
+			return 0, err
 		case d.Verdict == reservation.Admit:
 			continue // pages came up meanwhile
-		case !charged && d.Reason == reservation.AreaFull:
-			v.pool.log.Unadmit(0, 1)
+		case how == asAdvice && d.Reason == reservation.AreaFull:
 			return 0, nil
 		}
 		if err := v.pool.waitForSpace(v.view.lun, d, try); err != nil {
-			v.pool.log.Unadmit(0, 1)
 			return 0, err
 		}
+		try++
 	}
 }
 

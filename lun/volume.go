@@ -71,6 +71,14 @@ func (p *Pool) OpenVolume(name, snap string) (*Volume, error) {
 		if out.view, err = p.openFrozen(ver); err != nil {
 			return nil, err
 		}
+		// From here on it is not merged; it must not have been deleted before.
+		p.treeMu.RLock()
+		now := p.tree.Version(ver.ID)
+		p.treeMu.RUnlock()
+		if now == nil || now.State != cow.Snapshot {
+			p.closeView(out.view)
+			return nil, Errorf(ErrNotFound, "snapshot %s is gone", out.name)
+		}
 		return out, nil
 	}
 	p.viewMu.Lock()
@@ -148,7 +156,8 @@ func (p *Pool) logError(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, syscall.ENOSPC) {
+	// A log that failed stays so: its ENOSPC is not one that passes.
+	if errors.Is(err, syscall.ENOSPC) && !errors.Is(err, segment.ErrFailed) {
 		return Errorf(ErrNoSpace, "pool %s is full: %w; delete snapshots or LUNs, or raise --capacity", p.opts.Dir, err)
 	}
 	return Errorf(ErrReadOnly, "writing the log failed: %w", errors.Join(err, errIO))

@@ -130,7 +130,7 @@ func (w *writeOp) edge(b []byte, block uint64) error {
 	e := entryPool.Get().(*entries)
 	defer entryPool.Put(e)
 	i := int(block % cow.PageBlocks)
-	for try := 0; try < 4; try++ {
+	for {
 		phase := w.v.pool.grace.enter(w.v.shard)
 		err := w.v.lookup(block/cow.PageBlocks, i, 1, e)
 		bad := 0
@@ -145,8 +145,11 @@ func (w *writeOp) edge(b []byte, block uint64) error {
 			w.edges = append(w.edges, edge{block, e.loc[i], e.crc[i]})
 			return nil
 		}
+		// It was moved meanwhile, or it is damaged; a read tells which.
+		if err := w.v.readBlocks(b, block); err != nil {
+			return err
+		}
 	}
-	return w.v.readBlocks(b, block) // says what is wrong
 }
 
 var errChanged = Errorf(ErrRefused, "edge block changed")
@@ -159,37 +162,41 @@ func (w *writeOp) blocks(p []byte, block uint64, owned bool) error {
 	for i := range n {
 		w.crcs = append(w.crcs, segment.Checksum(p[i*blockSize:(i+1)*blockSize]))
 	}
-	err := v.pool.admitLog(n, 1)
-	if err == nil {
-		if err = w.pin(block, n); err == nil {
-			err = w.mapBlocks(p, block, owned)
+	for try := 0; ; try++ {
+		d, done, err := w.attempt(p, block, owned)
+		if done {
+			if d.Throttle > 0 {
+				v.pool.slowDown(v.view.lun, d.Throttle)
+			}
+			return nil
+		}
+		if err == nil {
+			err = v.pool.waitForSpace(v.view.lun, d, try)
 		}
 		if err != nil {
-			v.pool.log.Unadmit(n, 1)
+			if owned {
+				v.Discard(p)
+			}
+			return err
 		}
 	}
-	if err != nil && owned {
-		v.Discard(p)
-	}
-	return err
 }
 
-// mapBlocks admits, appends and maps; it leaves the gate whenever it has to
-// wait for space.
-func (w *writeOp) mapBlocks(p []byte, block uint64, owned bool) error {
-	v := w.v
-	for try := 0; ; try++ {
-		d, done, err := w.tryMap(p, block, owned)
-		if done && d.Throttle > 0 {
-			v.pool.slowDown(v.view.lun, d.Throttle)
-		}
-		if done || err != nil {
-			return err
-		}
-		if err := v.pool.waitForSpace(v.view.lun, d, try); err != nil {
-			return err
-		}
+// attempt writes if there is space for it. Otherwise it leaves no log credit
+// and no pages behind: who waits for space holds up nobody else.
+func (w *writeOp) attempt(p []byte, block uint64, owned bool) (d reservation.Decision, done bool, err error) {
+	v, n := w.v, len(p)/blockSize
+	if err := v.pool.admitLog(n, 1); err != nil {
+		return d, false, err
 	}
+	if err = w.pin(block, n); err == nil {
+		d, done, err = w.tryMap(p, block, owned)
+	}
+	if !done {
+		v.pool.log.Unadmit(n, 1)
+		w.unpin()
+	}
+	return d, done, err
 }
 
 func (w *writeOp) tryMap(p []byte, block uint64, owned bool) (d reservation.Decision, done bool, err error) {
@@ -284,13 +291,19 @@ func (v *view) prepare(pg *page) {
 	if !pg.Has {
 		v.births.Add(1)
 		pg.Absorb(v.absorbable)
+		if pg.Dirty {
+			v.pool.markDirty(pg)
+		}
 	}
 }
 
-// absorbable resolves ids merged into a version of the same LUN.
+// absorbable resolves ids merged into a version of the same LUN. A merge counts
+// from the checkpoint that covers its begin: replay must not meet an absorbed
+// record together with the entries that filled it.
 func (v *view) absorbable(id cow.VersionID) cow.VersionID {
 	t := v.pool.tree
-	if x := t.Version(id); x == nil || x.LUN != v.lun {
+	x := t.Version(id)
+	if x == nil || x.LUN != v.lun || x.State == cow.Merging && v.pool.mergeNew.Load() {
 		return id
 	}
 	return t.Canonical(id)

@@ -51,7 +51,7 @@ func (l *live) must(args ...string) string {
 	l.t.Helper()
 	r := l.lunar(args...)
 	if r.status != 0 {
-		l.t.Fatalf("lunar %s: exit %d: %s", strings.Join(args, " "), r.status, r.stderr)
+		l.t.Fatalf("lunar %s: exit %d: %s%s", strings.Join(args, " "), r.status, r.stdout, r.stderr)
 	}
 	return r.stdout
 }

@@ -201,8 +201,13 @@ func TestImportThatFailsInTheServer(t *testing.T) {
 	}
 	for range 2 {
 		taken = 0
-		r := e.lunarIn(io.LimitReader(ones{}, 256<<20), "lun", "import", "disk", "-")
+		const all = 512 << 20
+		in := &io.LimitedReader{R: ones{}, N: all}
+		r := e.lunarIn(in, "lun", "import", "disk", "-")
 		r.wantFailure(t, exitFailed, "import of disk: pool is full; delete snapshots")
+		if sent := all - in.N; sent > all/2 {
+			t.Errorf("the client sent %d bytes before it heard of the refusal", sent)
+		}
 		if got := e.pool.describe(); got != "" {
 			t.Fatalf("a failed import left %s", got)
 		}
