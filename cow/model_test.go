@@ -78,7 +78,7 @@ func (f *family) encode(p *Page) {
 	p.Encode(&r)
 	// A hole hides nothing in a version without a parent, once nothing is being
 	// merged into it any more.
-	if v := f.tree.Version(p.Head); r.Full && v.Parent == 0 && len(f.tree.Group(v.ID, nil)) == 1 {
+	if v := f.tree.Version(p.Head); r.Full && v.Parent == 0 && !f.tree.Joining(v.ID) {
 		r.DropHoles()
 	}
 	for _, id := range p.Absorbed {

@@ -108,7 +108,7 @@ func TestBadInput(t *testing.T) {
 		{"lun create x 1G --nosuchflag", 2, "nosuchflag"},
 		{"lun list --nosuchflag", 2, "nosuchflag"},
 		{"lun list -o nosuchformat", 2, "nosuchformat"},
-		{"lun create x 1G --reserve 120%", 2, "120%"},
+		{"lun create x 1G --reserve 1001%", 2, "1001%"},
 		{"lun create x 1G --reserve -5%", 2, "-5%"},
 		{"lun create x 1G --reserve lots", 2, "lots"},
 		{"lun create x 1G --limit x%", 2, "x%"},

@@ -372,7 +372,7 @@ func TestEverythingAtOnce(t *testing.T) {
 			for i, w := range c.writers {
 				fns = append(fns, func() error { return c.write(w, uint64(i)) })
 			}
-			c.all(t, 4*time.Second, fns...)
+			c.all(t, 3*time.Second, fns...)
 			c.verify(t)
 			t.Logf("writes %d %d %d, snapshots kept %d", c.writers[0].n, c.writers[1].n, c.writers[2].n, len(c.snaps))
 			if err := p.Close(); err != nil {

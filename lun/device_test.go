@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"lunar/lun"
 	"lunar/nbd"
@@ -38,7 +37,7 @@ func (b backend) Open(_ context.Context, name string, _ nbd.Client) (nbd.Device,
 
 // suitePool makes a pool with one LUN of an odd size, and a snapshot of it.
 func suitePool(t *testing.T, thick bool) backend {
-	p, err := lun.Open(context.Background(), lun.Options{Dir: "pool", FS: vfs.NewMem(), Capacity: 1 << 30, SegmentBytes: 1 << 20, RecordBlocks: 64})
+	p, err := lun.Open(context.Background(), lun.Options{Dir: filepath.Join(t.TempDir(), "pool"), Capacity: 1 << 30, SegmentBytes: 1 << 20, RecordBlocks: 64})
 	if err != nil {
 		t.Fatal(err)
 	}

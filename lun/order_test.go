@@ -141,7 +141,7 @@ func prefixOf(got []uint64) error {
 }
 
 func TestCheckpointsRacingWritersAndACrash(t *testing.T) {
-	for round := range 6 {
+	for round := range 3 {
 		for _, percent := range []int{0, 100} {
 			t.Run(fmt.Sprintf("round=%d/kept=%d", round, percent), func(t *testing.T) { raceAndCrash(t, round, percent) })
 		}

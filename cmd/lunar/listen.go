@@ -44,7 +44,7 @@ func checkSocketPath(path, madeLater string) error {
 type liveSocket struct{ path, pid string }
 
 func (e *liveSocket) Error() string {
-	return fmt.Sprintf("socket %s: another server, pid %s, answers there; stop it or name another path", e.path, e.pid)
+	return fmt.Sprintf("socket %s is in use: another server, pid %s, answers there; stop it or name another path", e.path, e.pid)
 }
 
 func checkSocketDir(dir, madeLater string) error {

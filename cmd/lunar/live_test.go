@@ -151,6 +151,7 @@ func TestLiveImportAndExport(t *testing.T) {
 	if list := show[[]lun.SnapshotInfo](l, "snapshot", "list"); len(list) != 0 {
 		t.Errorf("%+v", list)
 	}
+	l.must("pool", "clean") // what the failed import held is back
 	l.must("pool", "check")
 	l.stop()
 }

@@ -39,7 +39,7 @@ func parseVersion(s string) (lun.SnapshotRef, error) {
 	}
 	if at {
 		if err := lun.CheckName("snapshot", snapshot); err != nil {
-			return lun.SnapshotRef{}, asUsage(err)
+			return lun.SnapshotRef{}, asUsage(lun.Errorf(lun.ErrInvalid, "%q: %w", s, err))
 		}
 	}
 	return lun.SnapshotRef{LUN: name, Name: snapshot}, nil
@@ -61,7 +61,9 @@ func parseSnapshotRefs(args []string) ([]lun.SnapshotRef, error) {
 func parseLUNSize(s string) (int64, error) {
 	n, err := lun.ParseSize(s)
 	if err == nil {
-		err = lun.CheckLUNSize(n)
+		if err = lun.CheckLUNSize(n); err != nil {
+			err = lun.Errorf(lun.ErrInvalid, "size %q: %w", s, err)
+		}
 	}
 	return n, asUsage(err)
 }
