@@ -27,15 +27,15 @@ func (c *checker) add(where, format string, args ...any) {
 // Check proves that tree, pages, counters, use of segments and ledger agree. It
 // holds back checkpoints and structural changes, but not the writers.
 func (p *Pool) Check(_ context.Context, progress func(done, total int64)) (CheckReport, error) {
-	if p.writable() == nil {
-		if err := p.Checkpoint(); err != nil {
-			return CheckReport{}, err
-		}
-	}
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
 	p.ckptMu.Lock()
 	defer p.ckptMu.Unlock()
+	if p.writable() == nil {
+		if err := p.checkpointHeld(); err != nil {
+			return CheckReport{}, err
+		}
+	}
 	c := &checker{p: p, owned: map[cow.VersionID]int64{}, segs: map[uint64]int64{}, seen: map[uint64]cow.VersionID{}}
 	c.shadow = &Pool{index: p.index, tree: p.tree, overlay: newOverlay(), opts: p.opts, now: p.now, space: p.space}
 	c.tree()

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -153,8 +154,10 @@ func newModel(t *testing.T, seed uint64) *model {
 
 // steppingClock gives each call a later second, so that names by time differ.
 func steppingClock() func() time.Time {
-	at := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
-	return func() time.Time { at = at.Add(time.Second); return at }
+	var n atomic.Int64
+	return func() time.Time {
+		return time.Date(2026, 11, 22, 0, 0, int(n.Add(1)), 0, time.UTC)
+	}
 }
 
 func (m *model) open() {
