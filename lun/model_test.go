@@ -536,7 +536,10 @@ func (m *model) settle0() {
 
 func TestModel(t *testing.T) {
 	first := *modelSeed
-	runs := *modelRuns
+	runs, ops := *modelRuns, *modelOps
+	if raceEnabled {
+		runs, ops = min(runs, 4), min(ops, 120)
+	}
 	if first != 0 {
 		runs = 1
 	} else {
@@ -550,7 +553,7 @@ func TestModel(t *testing.T) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			m := newModel(t, seed)
 			defer func() { m.p.Abandon() }()
-			for range *modelOps {
+			for range ops {
 				m.step()
 			}
 			m.verify()

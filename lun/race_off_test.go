@@ -1,0 +1,5 @@
+//go:build !race
+
+package lun
+
+const raceEnabled = false
