@@ -14,8 +14,6 @@ GOTEST  := go test -count=1
 UNIT     = $$(go list ./... | grep -v '/integration')
 
 FUZZTIME  ?= 60s
-CRASH     ?= 1m
-SOAK      ?= 1h
 GOLANGCI  := v2.12.2
 
 # What the tests call. Installed by `make tools`, only when missing.
@@ -23,12 +21,12 @@ PACKAGES := gcc libc6-dev git qemu-system-x86 qemu-utils nbdkit libnbd-bin pytho
             linux-image-cloud-amd64 busybox-static xfsprogs e2fsprogs strace
 
 .PHONY: help build run tools test test-unit test-rules test-integration test-guest test-long \
-        crash crash-long fuzz soak bench bench-quick lint vet clean
+        crash fuzz bench bench-quick lint vet clean
 
 help: ## List the targets
 	@echo "Lunar $(VERSION). Targets:"
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r t d; do printf '  %-18s %s\n' "$$t" "$$d"; done
-	@echo "Variables: FUZZTIME=60s CRASH=1m SOAK=1h, e.g. make soak SOAK=24h"
+	@echo "Variables: FUZZTIME=60s"
 
 build: ## Build the static release binary bin/lunar
 	@mkdir -p bin
@@ -74,19 +72,14 @@ test-guest: build ## A real Linux guest: nbd-client, ext4, xfs, power cuts
 test-long: tools build ## The same black box and guest tests at full size and many rounds (about an hour)
 	LUNAR_LONG=1 LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 4h ./integration ./integration/guest
 
-crash: ## Crash simulation of the engine for CRASH (1m)
-	CRASH=$(CRASH) $(GOTEST) -v -timeout 6h -run 'Crash' ./lun/... ./store/...
-
-crash-long: ## Crash simulation of the engine for an hour
-	$(MAKE) crash CRASH=1h
+crash: ## Random operations with power cuts against a model: 60 new seeds, then the log's crash tests
+	LUNAR_MODEL_RANDOM=1 $(GOTEST) -v -timeout 1h -run TestModel ./lun -model.runs 60
+	$(GOTEST) -timeout 1h -run Crash ./store/...
 
 fuzz: ## Each fuzz target for FUZZTIME (60s)
 	@for p in $$(go list ./...); do \
 	  for f in $$(go test -list '^Fuzz' "$$p" | grep '^Fuzz' || true); do \
 	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "$$p"; done; done
-
-soak: tools build ## Long run under load for SOAK (1h): nothing lost, nothing grows
-	SOAK=$(SOAK) LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 0 -run TestSoak ./integration
 
 bench: tools build ## lunar beside nbdkit and qemu-nbd, all rows of the target table; writes docs/bench
 	go run ./integration/bench -lunar $(BIN) -out docs/bench
