@@ -62,6 +62,59 @@ func TestSecondServer(t *testing.T) {
 	s.Dial("a")
 }
 
+// TestNewerFormat: a pool that a later version wrote is refused with both numbers, and left as it is.
+func TestNewerFormat(t *testing.T) {
+	s := harness.Start(t)
+	s.Lunar("lun", "create", "a", "1M")
+	s.Stop()
+	dir := filepath.Dir(s.Dir)
+	refused := func(name string, says ...string) {
+		t.Helper()
+		before := harness.TreeSum(t, s.Dir)
+		for _, args := range [][]string{
+			{"serve", "--data", s.Dir, "--listen", "unix://" + dir + "/new.sock"},
+			{"pool", "check", "--offline", "--data", s.Dir},
+		} {
+			harness.Command(t, dir, nil, nil, args...).MustRefuse(t, says...)
+		}
+		if harness.TreeSum(t, s.Dir) != before {
+			t.Errorf("%s: the pool was changed", name)
+		}
+	}
+
+	identity := filepath.Join(s.Dir, "pool.json")
+	text, err := os.ReadFile(identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := strings.Replace(string(text), `"format": 1,`, `"format": 99,`, 1)
+	if newer == string(text) {
+		t.Fatalf("no format in %s", text)
+	}
+	if err := os.WriteFile(identity, []byte(newer), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	refused("pool.json", "format", "99", "1")
+	if err := os.WriteFile(identity, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+
+	markers, _ := filepath.Glob(filepath.Join(s.Dir, "index", "marker.lunar-index.*.1"))
+	if len(markers) != 1 {
+		t.Fatalf("markers of the index: %v", markers)
+	}
+	raised := strings.TrimSuffix(markers[0], "1") + "98"
+	if err := os.Rename(markers[0], raised); err != nil {
+		t.Fatal(err)
+	}
+	refused("index", "format", "98", "1")
+	if err := os.Rename(raised, markers[0]); err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	s.Dial("a")
+}
+
 // TestPortInUse: the address is named, and the pool is not made.
 func TestPortInUse(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
