@@ -3,6 +3,7 @@ package integration
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 var image struct {
 	sync.Once
 	path, sum string
+	size      int64
 	err       error
 }
 
@@ -36,7 +38,10 @@ func realImage(t *testing.T) (path, sum string) {
 			image.err = err
 			return
 		}
-		_, image.err = harness.Try("mkfs.ext4", "-q", "-F", "-d", strings.TrimSpace(goroot), image.path, "640M")
+		// What the files occupy, a quarter for the file system's own, in whole 16 MiB.
+		goroot = strings.TrimSpace(goroot)
+		image.size = (harness.DiskBytes(t, goroot)*5/4 + 63*mib) &^ (16*mib - 1)
+		_, image.err = harness.Try("mkfs.ext4", "-q", "-F", "-d", goroot, image.path, fmt.Sprintf("%dK", image.size>>10))
 		if image.err == nil {
 			image.sum = fileSum(t, image.path)
 		}
@@ -46,6 +51,9 @@ func realImage(t *testing.T) (path, sum string) {
 	}
 	return image.path, image.sum
 }
+
+// imageSize is the size of a LUN for the image.
+func imageSize() string { return fmt.Sprint(image.size) }
 
 func removeImage() {
 	if image.path != "" {
@@ -79,7 +87,7 @@ func TestRealInputByClients(t *testing.T) {
 	harness.Need(t, "qemu-img", "nbdcopy")
 	path, sum := realImage(t)
 	s := harness.Start(t, "--capacity", "8G")
-	s.Lunar("lun", "create", "real", "640M")
+	s.Lunar("lun", "create", "real", imageSize())
 	harness.Tool(t, "qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", path, s.URI("real"))
 	back := filepath.Join(harness.TempDir(t), "back.img")
 	harness.Tool(t, "nbdcopy", s.URI("real"), back)
@@ -88,7 +96,7 @@ func TestRealInputByClients(t *testing.T) {
 	harness.Tool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", path, s.URI("real"))
 
 	// The other way round, over a restart: nbdcopy writes, qemu-img reads.
-	s.Lunar("lun", "create", "again", "640M", "--thick")
+	s.Lunar("lun", "create", "again", imageSize(), "--thick")
 	harness.Tool(t, "nbdcopy", "--flush", path, s.URI("again"))
 	s.Restart()
 	harness.Tool(t, "qemu-img", "convert", "-f", "raw", "-O", "raw", s.URI("again"), back)
@@ -106,7 +114,7 @@ func TestRealInputByCommands(t *testing.T) {
 	s := harness.Start(t, "--capacity", "8G")
 	dir := harness.TempDir(t)
 	s.Lunar("lun", "import", "real", path)
-	if got, want := s.LUN("real").SizeBytes, int64(640<<20); got != want {
+	if got, want := s.LUN("real").SizeBytes, image.size; got != want {
 		t.Errorf("imported LUN has %d bytes, want %d", got, want)
 	}
 	out := filepath.Join(dir, "out.img")

@@ -65,10 +65,10 @@ func (s spread) String() string { return fmt.Sprintf("%.2f (%.2f-%.2f)", s.Media
 func newReport(b *bench) report {
 	version, _ := exec.Command(b.lunar, "version").Output()
 	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
-	fs, _ := exec.Command("stat", "-f", "-c", "%T", b.top).Output()
+	fs, _ := exec.Command("df", "--output=fstype", b.top).Output()
 	return report{Time: time.Now().UTC(), Mode: b.mode, Seconds: b.seconds, Repeats: b.repeats, Size: b.size, order: b.servers,
 		Version: strings.TrimSpace(string(version)), Servers: map[string]footprint{},
-		Machine: fmt.Sprintf("%d CPU %s, Linux %s, %s", runtime.NumCPU(), cpuModel(), strings.TrimSpace(string(kernel)), strings.TrimSpace(string(fs)))}
+		Machine: fmt.Sprintf("%d CPU %s, Linux %s, %s", runtime.NumCPU(), cpuModel(), strings.TrimSpace(string(kernel)), strings.TrimSpace(strings.TrimPrefix(string(fs), "Type")))}
 }
 
 func cpuModel() string {

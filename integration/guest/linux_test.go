@@ -24,6 +24,7 @@ var fileSystems = []fileSystem{
 func TestLinuxRollback(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs.name, func(t *testing.T) {
+			t.Parallel()
 			s := harness.Start(t, "--listen", "tcp://127.0.0.1:0", "--capacity", "8G")
 			s.Lunar("lun", "create", "disk", "1G")
 			g := Boot(t, Options{})

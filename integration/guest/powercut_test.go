@@ -15,7 +15,7 @@ import (
 
 const (
 	nbdPort   = 10809
-	lunBlocks = 4096 // 16 MiB
+	lunBlocks = 2048 // 8 MiB: software emulation reads some 10 MiB a second
 )
 
 // TestPowerCut: lunar runs inside the guest on a disk with ext4 or xfs and is written to by four connections from here;
@@ -27,6 +27,7 @@ const (
 func TestPowerCut(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs.name, func(t *testing.T) {
+			t.Parallel()
 			rounds := 5
 			if harness.Long() {
 				rounds = 30
@@ -131,7 +132,11 @@ func (c *cutter) verify() {
 	_, unsettled := c.model.Counts()
 	c.model.Settle(view)
 	c.t.Logf("round %d: %d versions since the last cut; %d blocks hold more than they must, %d lost what they may", c.round, unsettled, view.Newer, view.Lost)
-	for name, was := range c.sums {
+	checked := 0
+	for name, was := range c.sums { // in no order: two of them each time
+		if checked++; checked > 2 {
+			break
+		}
 		conn := c.dial("d@" + name)
 		if is, err := checker.Sum(conn, lunBlocks); err != nil || is != was.Sum {
 			c.t.Fatalf("round %d: snapshot %s has changed (%v)", c.round, name, err)
