@@ -271,6 +271,7 @@ func (p *Pool) moveBlocks(number uint64, h holder, num uint64, live []placed) (m
 				return moved, err
 			}
 			moved += k
+			p.moved.Add(k)
 		}
 	}
 	return moved, nil

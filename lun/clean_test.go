@@ -38,6 +38,7 @@ func TestCleaningUnderOverwrites(t *testing.T) {
 	m.put("a", 0, 150)
 	m.put("b", 0, 150)
 	m.snap("a", "s")
+	written := m.p.Status().IndexWrittenBytes
 	for round := range 6 {
 		var wg sync.WaitGroup
 		wrote := make([][]delta, 4)
@@ -56,6 +57,9 @@ func TestCleaningUnderOverwrites(t *testing.T) {
 		wg.Wait()
 		for _, w := range wrote { // writers share no block: any order of theirs will do
 			m.pend = append(m.pend, w...)
+		}
+		if s := m.p.Status(); s.MovedBytes == 0 || s.IndexWrittenBytes == 0 || round == 0 && s.IndexWrittenBytes <= written {
+			t.Errorf("round %d: %d bytes moved and %d written by the index, %d before", round, s.MovedBytes, s.IndexWrittenBytes, written)
 		}
 		if round%2 == 1 {
 			m.sync("a")

@@ -61,7 +61,8 @@ type ReservationInfo struct {
 }
 
 // PoolStatus is the capacity of the pool. Free is what a new thin write can
-// still get.
+// still get. IndexWritten and Moved count since the pool was opened: what the
+// index wrote to its files, and the blocks that the cleaner copied.
 type PoolStatus struct {
 	CapacityBytes int64   `json:"capacity_bytes"`
 	UsedBytes     int64   `json:"used_bytes"`
@@ -75,6 +76,9 @@ type PoolStatus struct {
 	Reason        *string `json:"reason"`
 	LUNs          int     `json:"luns"`
 	Snapshots     int     `json:"snapshots"`
+
+	IndexWrittenBytes int64 `json:"index_written_bytes"`
+	MovedBytes        int64 `json:"moved_bytes"`
 }
 
 // Problem is one finding of a check.

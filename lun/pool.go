@@ -99,6 +99,7 @@ type Pool struct {
 	closed    atomic.Bool
 	spaceBack broadcast
 	mergeNew  atomic.Bool   // a merge was published that no checkpoint covers yet
+	moved     atomic.Int64  // blocks that the cleaner copied
 	merges    atomic.Uint64 // odd while records of a page are being joined
 	pressed   sync.Map      // cow.LUNID → blocks that its area should shrink by
 	lost      []string      // what recovery gave up, for people

@@ -208,6 +208,7 @@ func (p *Pool) Status() PoolStatus {
 		CapacityBytes: t.Capacity * blockSize, UsedBytes: t.Used * blockSize, PromisedBytes: t.Promised * blockSize,
 		SharedBytes: t.Shared * blockSize, IndexBytes: int64(p.index.DiskBytes()), FreeBytes: t.Free * blockSize,
 		DeadBytes: max(payload-live, 0) * blockSize, State: "ok",
+		IndexWrittenBytes: int64(p.index.WrittenBytes()), MovedBytes: p.moved.Load() * blockSize,
 	}
 	if p.log != nil {
 		st.Segments = p.log.Stats().Files

@@ -19,6 +19,21 @@ func (x *Index) DiskBytes() uint64 {
 	return x.db.Metrics().DiskSpaceUsage()
 }
 
+// WrittenBytes is what the index has written to its files since it was opened, in bytes: its log, and every table as often as
+// it was rewritten.
+func (x *Index) WrittenBytes() uint64 {
+	if x.use() != nil {
+		return 0
+	}
+	m := x.db.Metrics()
+	n := m.WAL.BytesWritten
+	for i := range m.Levels {
+		l := &m.Levels[i]
+		n += l.TableBytesFlushed + l.TableBytesCompacted + l.BlobBytesFlushed + l.BlobBytesCompacted
+	}
+	return n
+}
+
 // Metrics is Pebble's own account of itself, for people.
 func (x *Index) Metrics() string {
 	if x.use() != nil {
