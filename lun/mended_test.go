@@ -200,3 +200,14 @@ func TestMendedDiscard(t *testing.T) {
 		t.Errorf("discard: %v", err)
 	}
 }
+
+// TestDefaultSegment: small pools have small segments, and large ones no larger than 64 MiB.
+func TestDefaultSegment(t *testing.T) {
+	for capacity, want := range map[int64]int64{
+		1 << 20: 4 << 20, 1900 << 20: 4 << 20, 2 << 30: 8 << 20, 8<<30 - 1: 16 << 20, 16 << 30: 64 << 20, 1 << 50: 64 << 20,
+	} {
+		if got := defaultSegment(capacity); got != want {
+			t.Errorf("a pool of %d bytes gets segments of %d, want %d", capacity, got, want)
+		}
+	}
+}

@@ -54,9 +54,22 @@ func (i identity) number() uint64 {
 }
 
 const (
-	defaultSegment = 64 << 20
-	defaultCache   = 256 << 20
+	smallestSegment = 4 << 20
+	largestSegment  = 64 << 20
+	defaultCache    = 256 << 20
 )
+
+// defaultSegment is the size of the segments of a new pool: a 256th of its
+// capacity, as a power of two from 4 to 64 MiB. What the pool keeps for cleaning
+// is some segments, and the disk is used by whole ones, so that large ones
+// would take much of a small file system.
+func defaultSegment(capacity int64) int64 {
+	size := int64(smallestSegment)
+	for size < largestSegment && size*2 <= capacity/256 {
+		size *= 2
+	}
+	return size
+}
 
 func (o Options) withDefaults() Options {
 	if o.FS == nil {
@@ -192,7 +205,11 @@ func (p *Pool) makeIdentity() error {
 	p.fresh = true
 	p.id = identity{Format: poolFormat, UUID: uuid.NewString(), SegmentBytes: p.opts.SegmentBytes, Created: p.now().UTC()}
 	if p.id.SegmentBytes == 0 {
-		p.id.SegmentBytes = defaultSegment
+		capacity, err := p.defaultCapacity()
+		if err != nil {
+			return err
+		}
+		p.id.SegmentBytes = defaultSegment(capacity)
 	}
 	if err := p.fs.MkdirAll(p.path(segmentDir), 0o755); err != nil {
 		return Errorf(ErrNotPool, "data folder %s cannot be written: %w", p.opts.Dir, err)

@@ -22,7 +22,7 @@ type Options struct {
 	FS  vfs.FS // default: the operating system's
 
 	Capacity        int64 // bytes; stored in the pool; given again it resizes
-	SegmentBytes    int64 // stored when the pool is made; default 64 MiB
+	SegmentBytes    int64 // stored when the pool is made; default 4 to 64 MiB, as the capacity
 	IndexCache      int64 // bytes of page maps in memory; default 256 MiB
 	Defaults        AreaDefaults
 	SnapshotsPerLUN int // default 256

@@ -56,7 +56,7 @@ var configKeys = []configKey{
 	{"listen", "listen", "", "address to serve NBD on: `ADDR` is tcp://HOST:PORT or unix:///PATH; may be repeated", setListen},
 	{"capacity", "capacity", "", "capacity of the pool as `SIZE`; given again it resizes", size(1<<20, math.MaxInt64, func(c *config, n int64) { c.Capacity = n })},
 	{"preallocate", "preallocate", "false", "take the capacity from the file system at once", setPreallocate},
-	{"segment.size", "", "64M", "", setSegmentSize},
+	{"segment.size", "", "", "", setSegmentSize},
 	{"index.cache", "index-cache", "256M", "memory for maps of blocks as `SIZE`", size(1<<20, 1<<50, func(c *config, n int64) { c.IndexCache = n })},
 	{"area.reserve", "", "", "", amount(false, func(c *config, a *lun.Amount) { c.Area.Reserve = a })},
 	{"area.limit", "", "none", "", amount(true, func(c *config, a *lun.Amount) { c.Area.Limit = a })},
@@ -220,6 +220,7 @@ func buildConfig(v *viper.Viper, source func(configKey) string) (*config, error)
 func (c *config) showDefaults() {
 	words := map[string]string{
 		"capacity":          "stored in the pool; when it is made: free space less 5%",
+		"segment.size":      "stored in the pool; when it is made: 4M to 64M, a 256th of the capacity",
 		"area.reserve":      "20% for thick LUNs, 0 for thin ones",
 		"memory.limit":      "none",
 		"memory.gc_percent": "100",
