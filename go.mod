@@ -13,7 +13,7 @@ require (
 	github.com/spf13/viper v1.21.0
 	go.uber.org/goleak v1.3.0
 	golang.org/x/sys v0.46.0
-	golang.org/x/time v0.3.0
+	golang.org/x/time v0.12.0
 )
 
 require (

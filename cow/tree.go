@@ -77,6 +77,16 @@ type LUN struct {
 	Reserve      string    `json:"reserve"`
 	Limit        string    `json:"limit"`
 	OnFull       string    `json:"on_full"`
+	Allow        []string  `json:"allow,omitempty"` // who may attach; empty: anyone
+	QoS          QoS       `json:"qos,omitzero"`
+}
+
+// QoS limits what clients of a LUN get done. A zero limit is none; the burst is
+// how long an idle LUN saves up what it does not use, a second if 0.
+type QoS struct {
+	IOPS           int64 `json:"iops,omitempty"`             // requests a second
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty"` // of READ and WRITE
+	BurstMS        int64 `json:"burst_ms,omitempty"`
 }
 
 // Change is one structural operation as its results: the redo record in the

@@ -60,6 +60,8 @@ type CreateLUN struct {
 	OnFull      string  `json:"on_full,omitempty"`
 	Description string  `json:"description,omitempty"`
 	ReadOnly    bool    `json:"read_only,omitempty"`
+	Allow       Allow   `json:"allow,omitempty"`
+	QoS         QoS     `json:"qos,omitzero"`
 }
 
 // SetLUN changes what is not nil.
@@ -67,6 +69,11 @@ type SetLUN struct {
 	Description  *string `json:"description,omitempty"`
 	ReadOnly     *bool   `json:"read_only,omitempty"`
 	MaxSnapshots *int    `json:"max_snapshots,omitempty"`
+	Allow        *Allow  `json:"allow,omitempty"` // replaces the list
+
+	QoSIOPS           *int64 `json:"qos_iops,omitempty"`
+	QoSBytesPerSecond *int64 `json:"qos_bytes_per_second,omitempty"`
+	QoSBurstMS        *int64 `json:"qos_burst_ms,omitempty"`
 }
 
 // SnapshotRequest names one LUN of a group snapshot; an empty Name means the UTC

@@ -206,7 +206,12 @@ func (p *Pool) addLUN(c cow.Change) error {
 
 // newLUN fills in the defaults of a request.
 func (p *Pool) newLUN(r CreateLUN) (cow.LUN, error) {
+	allow, err := ParseAllow(r.Allow)
+	if err = errors.Join(err, checkQoS(r.QoS)); err != nil {
+		return cow.LUN{}, err
+	}
 	l := cow.LUN{
+		Allow: allow, QoS: r.QoS,
 		UUID: uuid.NewString(), Name: r.Name, Thick: r.Thick, Size: r.SizeBytes, ReadOnly: r.ReadOnly,
 		Description: r.Description, Created: p.now().UTC(), MaxSnapshots: p.opts.SnapshotsPerLUN,
 		Reserve: "0", Limit: "none", OnFull: OnFullRecycle,
@@ -279,12 +284,20 @@ func (p *Pool) update(name string, edit func(*cow.LUN) error) (LUNInfo, error) {
 	return p.lunInfo(n.Name)
 }
 
-// SetLUN changes a LUN's description, read-only state or number of snapshots.
+// SetLUN changes what a LUN's request names.
 func (p *Pool) SetLUN(_ context.Context, name string, r SetLUN) (LUNInfo, error) {
 	if r.MaxSnapshots != nil && *r.MaxSnapshots < 0 {
 		return LUNInfo{}, Errorf(ErrInvalid, "max-snapshots %d: want 0 (no limit) or more", *r.MaxSnapshots)
 	}
-	return p.update(name, func(l *cow.LUN) error {
+	return p.update(name, func(l *cow.LUN) (err error) {
+		if r.Allow != nil {
+			if l.Allow, err = ParseAllow(*r.Allow); err != nil {
+				return err
+			}
+		}
+		if l.QoS, err = mergeQoS(l.QoS, r.QoSIOPS, r.QoSBytesPerSecond, r.QoSBurstMS); err != nil {
+			return err
+		}
 		if r.Description != nil {
 			l.Description = *r.Description
 		}

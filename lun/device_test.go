@@ -17,7 +17,7 @@ import (
 type backend struct{ p *lun.Pool }
 
 func (b backend) Exports(context.Context, nbd.Client) (out []nbd.ExportInfo, err error) {
-	for _, e := range b.p.Exports() {
+	for _, e := range b.p.Exports(func(lun.Access) bool { return true }) {
 		out = append(out, nbd.ExportInfo{Name: e.Name, Description: e.Description})
 	}
 	return out, nil

@@ -23,6 +23,8 @@ type LUNInfo struct {
 	Area            AreaInfo  `json:"area"`
 	Snapshots       int       `json:"snapshots"`
 	MaxSnapshots    int       `json:"max_snapshots"`
+	Allow           Allow     `json:"allow"` // [] is anyone
+	QoS             *QoS      `json:"qos"`   // null: no limits
 }
 
 // AreaInfo describes the snapshot area of a LUN. A nil limit is "none".
@@ -107,6 +109,8 @@ type ClientInfo struct {
 	Address string    `json:"address"`
 	Since   time.Time `json:"since"`
 	TLS     bool      `json:"tls"`
+
+	CommonName string `json:"common_name,omitempty"` // of a client certificate
 }
 
 // Warning is one line of `lunar status`.

@@ -384,7 +384,7 @@ func (p *Pool) Clone(_ context.Context, lun, snap, to string, thick bool) (LUNIn
 	if err != nil {
 		return LUNInfo{}, err
 	}
-	l.Parent = parent
+	l.Parent, l.Allow = parent, src.Allow // who may not see the source may not see its copy
 	var c cow.Change
 	if s != nil {
 		c, err = p.tree.PlanClone(s.ID, l)

@@ -23,6 +23,11 @@ func (p *Pool) describeLUN(l *cow.LUN, c counts) LUNInfo {
 		Name: l.Name, UUID: l.UUID, SizeBytes: l.Size, Kind: kindName(l.Thick), ReadOnly: l.ReadOnly, Online: !l.Offline,
 		UsedBytes: a.Live * blockSize, ReferencedBytes: c.ref * blockSize, Clients: len(p.attached(l.Name)), Created: l.Created,
 		Description: l.Description, Area: areaInfo(l, a), Snapshots: p.tree.SnapshotCount(l.ID), MaxSnapshots: l.MaxSnapshots,
+		Allow: append(Allow{}, l.Allow...),
+	}
+	if l.QoS != (QoS{}) {
+		q := l.QoS
+		info.QoS = &q
 	}
 	if l.Parent != "" {
 		info.Parent = &l.Parent
@@ -62,23 +67,6 @@ func (p *Pool) isThick(id cow.LUNID) bool {
 	defer p.treeMu.RUnlock()
 	l := p.tree.LUN(id)
 	return l != nil && l.Thick
-}
-
-// Exports lists what clients can ask for: all LUNs that are on line, then up to
-// ListSnapshots snapshots, the newest of each first come.
-func (p *Pool) Exports() []Export {
-	p.treeMu.RLock()
-	defer p.treeMu.RUnlock()
-	var out, snaps []Export
-	for _, l := range p.tree.LUNs() {
-		if !l.Offline {
-			out = append(out, Export{l.Name, l.Size, l.Description, l.ReadOnly})
-		}
-		for _, s := range p.tree.Snapshots(l.ID) {
-			snaps = append(snaps, Export{l.Name + "@" + s.Name, s.Size, s.Description, true})
-		}
-	}
-	return append(out, snaps[:min(len(snaps), p.opts.ListSnapshots)]...)
 }
 
 // Reservations describes the capacity of all LUNs.

@@ -2,6 +2,7 @@ package nbd_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"sync/atomic"
@@ -223,12 +224,20 @@ type throttled struct {
 	bytes, wait atomic.Int64
 }
 
-func (d *throttled) Throttle(n int) time.Duration {
+func (d *throttled) Admit(n int) bool {
 	d.bytes.Add(int64(n))
+	return false
+}
+
+func (d *throttled) Wait(ctx context.Context, _ int) {
+	wait := 10 * time.Millisecond
 	if w := d.wait.Load(); w != 0 {
-		return time.Duration(w)
+		wait = time.Duration(w)
 	}
-	return 10 * time.Millisecond
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+	}
 }
 
 // TestBadExtents: a device that reports nonsense spoils nothing.

@@ -83,9 +83,13 @@ type (
 		Changed(since string, off, n int64, fn func(off, n int64, changed bool) (more bool)) error
 	}
 
-	// Throttler says how long a request is to be held back, and with it what the
-	// connection sent behind it. bytes is 0 for requests that move no data.
+	// Throttler limits how fast requests begin; a request that is held back holds
+	// back what its connection sent behind it, and nobody else. Admit reports
+	// whether a request may begin now, and counts it if so; bytes is 0 where it
+	// moves no data. Wait is called for one that may not: it counts it, and returns
+	// when it may begin, or when ctx ends.
 	Throttler interface {
-		Throttle(bytes int) (wait time.Duration)
+		Admit(bytes int) bool
+		Wait(ctx context.Context, bytes int)
 	}
 )

@@ -181,19 +181,19 @@ func (s *Server) Clients() []Client {
 	return list
 }
 
-// DisconnectExport closes every connection to an export as Shutdown does, and
-// waits until they have let go of it. It returns how many there were. Clients
-// may connect again at once, unless the Backend refuses them.
+// DisconnectExport is Disconnect for every connection to an export.
 func (s *Server) DisconnectExport(name string) int {
-	conns := s.matching(func(c *conn) bool {
-		switch c.state {
-		case stateOpening: // the default export may turn out to be this one
-			return c.client.Export == name || c.client.Export == ""
-		case stateTransmission:
-			return c.client.Export == name
-		}
-		return false
-	})
+	// The default export may turn out to be this one.
+	return s.Disconnect(func(c Client) bool { return c.Export == name || c.Export == "" })
+}
+
+// Disconnect closes connections as Shutdown does, and waits until they have let
+// go of their exports. It returns how many there were. match is asked for those
+// that have opened an export, and for those that are about to: their Export is
+// the name asked for, which may be "". It must not call the Server. Clients may
+// connect again at once, unless the Backend refuses them.
+func (s *Server) Disconnect(match func(Client) bool) int {
+	conns := s.matching(func(c *conn) bool { return c.state != stateHandshake && match(c.client) })
 	for _, c := range conns {
 		c.close()
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // Sizes that decide how a request is carried out.
@@ -199,24 +198,24 @@ func (s *session) one(j *job) error {
 	return s.short(j, nil)
 }
 
-// throttled waits as long as the device's limits demand, with everything sent
-// that the client may be waiting for.
+// throttled waits until the device's limits let a request begin, with everything
+// sent that the client may be waiting for. A connection that is being closed
+// does not wait: it answers what it has read at once.
 func (s *session) throttled(r *request) error {
 	n := 0
-	if r.typ == cmdRead || r.typ == cmdWrite {
+	switch r.typ {
+	case cmdRead, cmdWrite:
 		n = int(r.length)
+	case cmdCache:
+		n = int(min(r.length, maxPayload))
 	}
-	wait := s.throttle.Throttle(n)
-	if wait <= 0 {
+	if s.throttle.Admit(n) {
 		return nil
 	}
 	if err := s.flush(); err != nil {
 		return err
 	}
-	select {
-	case <-time.After(wait):
-	case <-s.conn.ctx.Done(): // a connection that closes answers what it has read at once
-	}
+	s.throttle.Wait(s.conn.ctx, n)
 	return nil
 }
 

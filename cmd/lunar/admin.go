@@ -24,6 +24,7 @@ import (
 type admin struct {
 	pool    pool
 	clients lun.ClientControl
+	changed func(lunName string) // told of a LUN whose settings have changed
 	events  *eventHub
 	config  []configValue
 	info    serverInfo

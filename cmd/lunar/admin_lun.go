@@ -60,6 +60,10 @@ func (s *admin) setLUN(w http.ResponseWriter, r *http.Request) error {
 		return lun.Errorf(lun.ErrInvalid, "max_snapshots %d: want 0 (any number) or more", *req.MaxSnapshots)
 	}
 	info, err := s.pool.SetLUN(r.Context(), r.PathValue("lun"), req)
+	if err == nil {
+		s.changed(info.Name)
+		info, err = s.pool.LUN(info.Name) // clients may have had to go
+	}
 	return answer(w, info, err)
 }
 

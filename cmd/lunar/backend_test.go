@@ -92,6 +92,8 @@ func (s *stubNBD) DisconnectExport(name string) int {
 	return s.drop(func(c nbd.Client) bool { return c.Export == name })
 }
 
+func (s *stubNBD) Disconnect(match func(nbd.Client) bool) int { return s.drop(match) }
+
 func (s *stubNBD) DisconnectID(id uint64) error {
 	if s.drop(func(c nbd.Client) bool { return c.ID == id }) == 0 {
 		return nbd.ErrUnknownClient
@@ -126,7 +128,7 @@ func TestClientControl(t *testing.T) {
 func TestAttachedClients(t *testing.T) {
 	e := newEnv(t)
 	stub := &stubNBD{}
-	e.srv.admin.Handler = e.srv.counted((&admin{pool: e.pool, clients: clientControl{stub}, events: e.srv.events, log: e.srv.log}).handler())
+	e.srv.admin.Handler = e.srv.counted((&admin{pool: e.pool, clients: clientControl{stub}, changed: func(string) {}, events: e.srv.events, log: e.srv.log}).handler())
 	e.pool.SetClients(clientControl{stub})
 	e.must("lun", "create", "disk", "1M")
 	e.must("snapshot", "create", "disk@a")

@@ -18,9 +18,17 @@ func newClientCmd(a *app) *cobra.Command {
 func clientTable(list []lun.ClientInfo) *table {
 	t := newTable("EXPORT", "ID", "ADDRESS", "SINCE", "TLS").without("SINCE", "TLS")
 	for _, c := range list {
-		t.row(c.Export, strconv.FormatUint(c.ID, 10), c.Address, humanTime(c.Since), yesNo(c.TLS))
+		t.row(c.Export, strconv.FormatUint(c.ID, 10), c.Address, humanTime(c.Since), tlsText(c))
 	}
 	return t
+}
+
+// tlsText is whether a client came through TLS, and by what name.
+func tlsText(c lun.ClientInfo) string {
+	if c.CommonName != "" {
+		return "cn=" + c.CommonName
+	}
+	return yesNo(c.TLS)
 }
 
 func newClientListCmd(a *app) *cobra.Command {

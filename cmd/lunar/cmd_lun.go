@@ -59,6 +59,8 @@ func writeLUN(w io.Writer, l lun.LUNInfo) error {
 	}
 	f.add("snapshots", strconv.Itoa(l.Snapshots)+most)
 	f.add("clients", strconv.Itoa(l.Clients))
+	f.add("allow", allowText(l.Allow))
+	f.add("qos", qosText(l.QoS))
 	f.add("parent", deref(l.Parent))
 	f.add("created", humanTime(l.Created))
 	return f.write(w)

@@ -13,6 +13,7 @@ type lunCreateOptions struct {
 	onFull      onFullFlag
 	description descriptionFlag
 	readOnly    bool
+	access      accessFlags
 }
 
 func newLUNCreateCmd(a *app) *cobra.Command {
@@ -26,10 +27,13 @@ for what is written; a thick one has its whole size promised from the start.
 The snapshot area holds what snapshots keep and the live data no longer has. Its
 reserve is promised (default 20% for thick, 0 for thin LUNs); its limit is never
 exceeded (default none). When it is full the oldest snapshots go (recycle) or
-writes and new snapshots are refused (freeze).`,
+writes and new snapshots are refused (freeze).
+
+` + accessLong,
 		Example: `  lunar lun create disk1 10G
   lunar lun create db 200G --thick --reserve 30% --limit 60%
-  lunar lun create audit 1T --limit 500G --on-full freeze`,
+  lunar lun create audit 1T --limit 500G --on-full freeze
+  lunar lun create web1 50G --allow 10.1.0.0/16,unix --qos-iops 2000 --qos-bps 100M`,
 		Args:              wantArgs("NAME", "SIZE"),
 		ValidArgsFunction: completeNothing,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -41,6 +45,7 @@ writes and new snapshots are refused (freeze).`,
 	addAreaFlags(cmd, &o.reserve, &o.limit, &o.onFull)
 	flags.Var(&o.description, "description", "one line of text")
 	flags.BoolVar(&o.readOnly, "read-only", false, "refuse writes of clients")
+	o.access.add(flags)
 	return cmd
 }
 
@@ -66,5 +71,6 @@ func runLUNCreate(cmd *cobra.Command, a *app, name, size string, o lunCreateOpti
 		Name: name, SizeBytes: n, Thick: o.thick,
 		Reserve: o.reserve.amount, Limit: o.limit.amount, OnFull: string(o.onFull),
 		Description: string(o.description), ReadOnly: o.readOnly,
+		Allow: orZero(o.access.allow.list), QoS: o.access.qos(),
 	})
 }

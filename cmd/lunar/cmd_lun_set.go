@@ -10,6 +10,7 @@ type lunSetOptions struct {
 	description  descriptionFlag
 	readOnly     bool
 	maxSnapshots string
+	access       accessFlags
 }
 
 func newLUNSetCmd(a *app) *cobra.Command {
@@ -18,9 +19,14 @@ func newLUNSetCmd(a *app) *cobra.Command {
 		Use:   "set NAME",
 		Short: "Change properties of a LUN",
 		Long: `Changes what is named and nothing else. The snapshot area is changed by "lunar
-reservation set". --read-only holds for clients that attach afterwards.`,
+reservation set". --read-only holds for clients that attach afterwards; the rest holds at once, for
+those that are attached too: who may no longer be is disconnected.
+
+` + accessLong,
 		Example: `  lunar lun set disk1 --description "web server" --max-snapshots 1000
-  lunar lun set golden --read-only=true`,
+  lunar lun set golden --read-only=true
+  lunar lun set db --allow 10.1.2.3,cn=backup --qos-bps 200M
+  lunar lun set db --allow any --qos-iops none --qos-bps none`,
 		Args:              wantArgs("NAME"),
 		ValidArgsFunction: a.completeLUNs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -31,6 +37,7 @@ reservation set". --read-only holds for clients that attach afterwards.`,
 	flags.Var(&o.description, "description", "one line of text; \"\" takes it away")
 	flags.BoolVar(&o.readOnly, "read-only", false, "refuse writes of clients (--read-only=false allows them)")
 	flags.StringVar(&o.maxSnapshots, "max-snapshots", "", "how many snapshots there may be, as `N`; 0: any number")
+	o.access.add(flags)
 	return cmd
 }
 
@@ -58,8 +65,10 @@ func runLUNSet(cmd *cobra.Command, a *app, name string, o lunSetOptions) error {
 		}
 		set.MaxSnapshots = &n
 	}
+	set.Allow = o.access.allow.list
+	set.QoSIOPS, set.QoSBytesPerSecond, set.QoSBurstMS = o.access.iops.n, o.access.bytes.n, o.access.burst.n
 	if set == (lun.SetLUN{}) {
-		return usagef("nothing to set: want --description, --read-only or --max-snapshots")
+		return usagef("nothing to set: want --description, --read-only, --max-snapshots, --allow or one of --qos-...")
 	}
 	return a.callLUN(cmd, "PATCH", lunPath(name), set)
 }

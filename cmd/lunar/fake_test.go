@@ -101,9 +101,12 @@ func (p *fakePool) CreateLUN(_ context.Context, r lun.CreateLUN) (lun.LUNInfo, e
 		return lun.LUNInfo{}, lun.Errorf(lun.ErrExists, "LUN %s exists already; choose another name", r.Name)
 	}
 	info := lun.LUNInfo{
-		Name: r.Name, UUID: "6e7a9c1e-0000-4000-8000-000000000001", SizeBytes: r.SizeBytes, Kind: "thin", ReadOnly: r.ReadOnly,
+		Name: r.Name, UUID: fmt.Sprintf("6e7a9c1e-0000-4000-8000-%012d", len(p.luns)+1), SizeBytes: r.SizeBytes, Kind: "thin", ReadOnly: r.ReadOnly,
 		Online: true, Created: fakeNow, Description: r.Description, MaxSnapshots: 256,
-		Area: lun.AreaInfo{OnFull: lun.OnFullRecycle},
+		Area: lun.AreaInfo{OnFull: lun.OnFullRecycle}, Allow: append(lun.Allow{}, r.Allow...),
+	}
+	if r.QoS != (lun.QoS{}) {
+		info.QoS = &r.QoS
 	}
 	if r.Thick {
 		info.Kind, info.Area.ReserveBytes = "thick", r.SizeBytes/5
@@ -171,6 +174,18 @@ func (p *fakePool) SetLUN(_ context.Context, name string, set lun.SetLUN) (lun.L
 		}
 		if set.MaxSnapshots != nil {
 			l.info.MaxSnapshots = *set.MaxSnapshots
+		}
+		q := orZero(l.info.QoS)
+		for value, field := range map[*int64]*int64{set.QoSIOPS: &q.IOPS, set.QoSBytesPerSecond: &q.BytesPerSecond, set.QoSBurstMS: &q.BurstMS} {
+			if value != nil {
+				*field = *value
+			}
+		}
+		if l.info.QoS = &q; q.IOPS+q.BytesPerSecond == 0 {
+			l.info.QoS = nil
+		}
+		if set.Allow != nil {
+			l.info.Allow = *set.Allow
 		}
 		return nil
 	})
@@ -483,9 +498,26 @@ func (p *fakePool) Clean(context.Context) (lun.PoolStatus, error) {
 	return p.Status(), p.failing("clean", "")
 }
 
-func (p *fakePool) Exports() []lun.Export {
+func (p *fakePool) Access(name string) (lun.Access, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l, err := p.find(name)
+	if err != nil {
+		return lun.Access{}, false
+	}
+	return accessOf(l.info), true
+}
+
+func accessOf(l lun.LUNInfo) lun.Access {
+	return lun.Access{UUID: l.UUID, LUN: l.Name, Online: l.Online, Allow: l.Allow, QoS: orZero(l.QoS)}
+}
+
+func (p *fakePool) Exports(visible func(lun.Access) bool) []lun.Export {
 	var list []lun.Export
 	for _, l := range p.LUNs() {
+		if !visible(accessOf(l)) {
+			continue
+		}
 		list = append(list, lun.Export{Name: l.Name, SizeBytes: l.SizeBytes, Description: l.Description, ReadOnly: l.ReadOnly})
 	}
 	return list

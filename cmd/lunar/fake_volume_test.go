@@ -31,6 +31,12 @@ func (v *fakeVolume) Buffer(n int) []byte { return make([]byte, n) }
 func (v *fakeVolume) Discard([]byte)      {}
 func (v *fakeVolume) Close() error        { return v.pool.failing("close-volume", v.name) }
 
+func (v *fakeVolume) ChangedContexts() []string { return nil }
+
+func (v *fakeVolume) Changed(string, int64, int64, func(int64, int64, bool) bool) error {
+	return syscall.ENOENT
+}
+
 func (v *fakeVolume) Flush() error { return v.pool.failing("flush", v.name) }
 
 // each calls fn for every part of a block in a range.

@@ -32,8 +32,6 @@ type liveVolume struct {
 
 func (v *liveVolume) Name() string { return v.name }
 
-var _ nbd.ChangeReporter = (*liveVolume)(nil)
-
 func lunOptions(o poolOptions) lun.Options {
 	c := o.Config
 	return lun.Options{

@@ -40,7 +40,8 @@ type pool interface {
 	Clean(context.Context) (lun.PoolStatus, error)
 
 	OpenVolume(lunName, snapshot string) (volume, error)
-	Exports() []lun.Export
+	Access(lunName string) (lun.Access, bool)
+	Exports(visible func(lun.Access) bool) []lun.Export
 	SetClients(lun.ClientControl)
 	Close() error
 }
@@ -51,6 +52,7 @@ type pool interface {
 type volume interface {
 	nbd.Device
 	nbd.Namer
+	nbd.ChangeReporter
 }
 
 // poolOptions is how this program opens a pool.

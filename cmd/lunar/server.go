@@ -131,7 +131,8 @@ func (s *server) listenUnixSockets(ctx context.Context, c *config, adminPath str
 // serve starts to answer on all listeners.
 func (s *server) serve(a *app, c *config) error {
 	var err error
-	if s.nbd, err = a.newNBD(&backend{pool: s.pool}, s.log); err != nil {
+	exports := &backend{pool: s.pool}
+	if s.nbd, err = a.newNBD(exports, s.log); err != nil {
 		return err
 	}
 	clients := clientControl{s.nbd}
@@ -145,7 +146,8 @@ func (s *server) serve(a *app, c *config) error {
 		}()
 	}
 	admin := &admin{pool: s.pool, clients: clients, events: s.events, config: c.values, log: s.log,
-		info: serverInfo{Version: buildVersion().Version, PID: os.Getpid(), Data: c.Data, Listen: s.addresses()}}
+		changed: func(name string) { exports.changed(name, s.nbd) },
+		info:    serverInfo{Version: buildVersion().Version, PID: os.Getpid(), Data: c.Data, Listen: s.addresses()}}
 	base, cancel := context.WithCancel(context.Background())
 	s.stopCalls = cancel
 	s.admin = &http.Server{
