@@ -84,11 +84,22 @@ type SnapshotRequest struct {
 }
 
 // SnapshotOptions hold for every snapshot of a group. TTL 0 means for ever.
+// ProtectFor protects for that long, Protect alone until somebody ends it.
 type SnapshotOptions struct {
 	TTL         time.Duration     `json:"ttl,omitempty"`
 	Protect     bool              `json:"protect,omitempty"`
+	ProtectFor  time.Duration     `json:"protect_for,omitempty"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Description string            `json:"description,omitempty"`
+}
+
+// SetSnapshot changes what is not nil. Labels are set or replaced; DropLabels
+// names the ones to take away. TTL counts from now, 0 means for ever.
+type SetSnapshot struct {
+	Description *string           `json:"description,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	DropLabels  []string          `json:"drop_labels,omitempty"`
+	TTL         *time.Duration    `json:"ttl,omitempty"`
 }
 
 // SnapshotRef names one snapshot.

@@ -42,6 +42,7 @@ type SnapshotInfo struct {
 	Name            string            `json:"name"`
 	Created         time.Time         `json:"created"`
 	Protected       bool              `json:"protected"`
+	ProtectedUntil  *time.Time        `json:"protected_until"` // nil: not protected, or without an end
 	Expires         *time.Time        `json:"expires"`
 	Labels          map[string]string `json:"labels"`
 	Description     string            `json:"description"`

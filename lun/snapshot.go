@@ -56,8 +56,14 @@ func (p *Pool) freezes(reqs []SnapshotRequest, o SnapshotOptions, now time.Time)
 	if o.TTL < 0 {
 		return nil, Errorf(ErrInvalid, "ttl %s: want a positive time", o.TTL)
 	}
+	if o.ProtectFor < 0 {
+		return nil, Errorf(ErrInvalid, "protection for %s: want a positive time", o.ProtectFor)
+	}
 	if o.TTL > 0 {
 		meta.Expires = now.Add(o.TTL)
+	}
+	if o.ProtectFor > 0 {
+		meta.Protected, meta.ProtectedUntil = true, now.Add(o.ProtectFor)
 	}
 	fs := make([]cow.Freeze, 0, len(reqs))
 	for _, r := range reqs {
@@ -158,56 +164,10 @@ func (p *Pool) describe(l *cow.LUN, s *cow.Version, c counts, unique int64) Snap
 	if !s.Expires.IsZero() {
 		info.Expires = &s.Expires
 	}
+	if info.Protected && !s.ProtectedUntil.IsZero() {
+		info.ProtectedUntil = &s.ProtectedUntil
+	}
 	return info
-}
-
-// updateSnapshot replaces what the user may change of a snapshot.
-func (p *Pool) updateSnapshot(lun, name string, edit func(*cow.Version) error) (SnapshotInfo, error) {
-	p.adminMu.Lock()
-	defer p.adminMu.Unlock()
-	l, err := p.tree.LUNByName(lun)
-	if err != nil {
-		return SnapshotInfo{}, apiErr(err)
-	}
-	s, err := p.tree.SnapshotByName(l, name)
-	if err != nil {
-		return SnapshotInfo{}, apiErr(err)
-	}
-	n := *s
-	if err := edit(&n); err != nil {
-		return SnapshotInfo{}, err
-	}
-	c, err := p.tree.PlanUpdateSnapshot(n)
-	if err != nil {
-		return SnapshotInfo{}, apiErr(err)
-	}
-	if err := p.commit(c, nil); err != nil {
-		return SnapshotInfo{}, err
-	}
-	return p.snapshotInfo(l, n.Name, nil)
-}
-
-// RenameSnapshot gives a snapshot another name.
-func (p *Pool) RenameSnapshot(_ context.Context, lun, name, to string) (SnapshotInfo, error) {
-	if err := CheckName("snapshot", to); err != nil {
-		return SnapshotInfo{}, err
-	}
-	return p.updateSnapshot(lun, name, func(v *cow.Version) error {
-		if len(p.attached(lun+"@"+name)) > 0 {
-			return Errorf(ErrBusy, "%s@%s has clients attached; disconnect them first", lun, name)
-		}
-		v.Name = to
-		return nil
-	})
-}
-
-// ProtectSnapshot sets or ends the protection of a snapshot: it is neither
-// deleted nor recycled.
-func (p *Pool) ProtectSnapshot(_ context.Context, lun, name string, on bool) (SnapshotInfo, error) {
-	return p.updateSnapshot(lun, name, func(v *cow.Version) error {
-		v.Protected, v.ProtectedUntil = on, time.Time{}
-		return nil
-	})
 }
 
 // DeleteSnapshots makes snapshots gone at once; their space comes back in the

@@ -53,6 +53,7 @@ func (s *admin) handler() http.Handler {
 		"POST /snapshots":                               s.createSnapshots,
 		"POST /snapshots/delete":                        s.deleteSnapshots,
 		"GET /luns/{lun}/snapshots/{snapshot}":          s.showSnapshot,
+		"PATCH /luns/{lun}/snapshots/{snapshot}":        s.setSnapshot,
 		"POST /luns/{lun}/snapshots/{snapshot}/rename":  s.renameSnapshot,
 		"POST /luns/{lun}/snapshots/{snapshot}/protect": s.protectSnapshot,
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/http"
+	"time"
 
 	"lunar/lun"
 )
@@ -118,9 +119,20 @@ func (s *admin) clone(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *admin) diff(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
+	q, name := r.URL.Query(), r.PathValue("lun")
+	info, err := s.pool.LUN(name)
+	if err != nil {
+		return err
+	}
 	out := newStreamer(w, r)
-	err := s.pool.Diff(r.Context(), r.PathValue("lun"), q.Get("from"), q.Get("to"), func(d lun.DiffRange) error {
+	var last time.Time
+	err = s.pool.Diff(r.Context(), name, q.Get("from"), q.Get("to"), func(d lun.DiffRange) error {
+		if time.Since(last) >= progressEvery {
+			last = time.Now()
+			if err := out.send(envelope{Progress: &progress{Done: d.Offset, Total: max(info.SizeBytes, d.Offset)}}); err != nil {
+				return err
+			}
+		}
 		return out.item(d)
 	})
 	return out.end(struct{}{}, err)

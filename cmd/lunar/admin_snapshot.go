@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"net/http"
+	"slices"
 	"strings"
+	"time"
 
 	"lunar/lun"
 )
@@ -31,6 +34,9 @@ func (s *admin) listSnapshots(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	list, err := s.pool.Snapshots(name)
+	if filter := labelFilter(r.URL.Query()["label"]); len(filter) > 0 {
+		list = slices.DeleteFunc(list, func(s lun.SnapshotInfo) bool { return !filter.holds(s.Labels) })
+	}
 	return answerList(w, withLabels(list), err)
 }
 
@@ -66,15 +72,47 @@ func checkSnapshotBody(req snapshotBody) error {
 			return err
 		}
 	}
-	if req.TTL < 0 || req.TTL > maxTTL {
-		return lun.Errorf(lun.ErrInvalid, "time to live %s: want from 0 (for ever) to %s", req.TTL, maxTTL)
+	return errors.Join(checkSpan("time to live", req.TTL), checkSpan("protection for", req.ProtectFor),
+		checkLabels(req.Labels), checkDescription(req.Description))
+}
+
+func checkSpan(what string, d time.Duration) error {
+	if d < 0 || d > maxTTL {
+		return lun.Errorf(lun.ErrInvalid, "%s %s: want from 0 (for ever) to %s", what, d, maxTTL)
 	}
-	for k, v := range req.Labels {
-		if err := checkLabel(k, v); err != nil {
+	return nil
+}
+
+func (s *admin) setSnapshot(w http.ResponseWriter, r *http.Request) error {
+	var req lun.SetSnapshot
+	if err := readBody(r, &req); err != nil {
+		return err
+	}
+	if err := checkSetSnapshot(req); err != nil {
+		return err
+	}
+	info, err := s.pool.SetSnapshot(r.Context(), r.PathValue("lun"), r.PathValue("snapshot"), req)
+	return answerSnapshot(w, info, err)
+}
+
+func checkSetSnapshot(req lun.SetSnapshot) error {
+	if err := checkLabels(req.Labels); err != nil {
+		return err
+	}
+	for _, k := range req.DropLabels {
+		if err := checkLabel(k, ""); err != nil {
 			return err
 		}
 	}
-	return checkDescription(req.Description)
+	if req.TTL != nil {
+		if err := checkSpan("time to live", *req.TTL); err != nil {
+			return err
+		}
+	}
+	if req.Description != nil {
+		return checkDescription(*req.Description)
+	}
+	return nil
 }
 
 func (s *admin) renameSnapshot(w http.ResponseWriter, r *http.Request) error {
@@ -94,7 +132,10 @@ func (s *admin) protectSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if err := readBody(r, &req); err != nil {
 		return err
 	}
-	info, err := s.pool.ProtectSnapshot(r.Context(), r.PathValue("lun"), r.PathValue("snapshot"), req.Protected)
+	if err := checkSpan("protection for", req.For); err != nil {
+		return err
+	}
+	info, err := s.pool.ProtectSnapshot(r.Context(), r.PathValue("lun"), r.PathValue("snapshot"), req.Protected, req.For)
 	return answerSnapshot(w, info, err)
 }
 

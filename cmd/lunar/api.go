@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net/url"
+	"time"
 
 	"lunar/lun"
 )
@@ -93,7 +94,8 @@ type snapshotBody struct {
 }
 
 type protectBody struct {
-	Protected bool `json:"protected"`
+	Protected bool          `json:"protected"`
+	For       time.Duration `json:"for,omitempty"` // 0: without an end
 }
 
 type deleteBody struct {

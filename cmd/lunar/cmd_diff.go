@@ -43,13 +43,19 @@ func runDiff(cmd *cobra.Command, a *app, args []string) error {
 	path := lunPath(from.LUN, "diff") + "?" + url.Values{"from": {from.Name}, "to": {to.Name}}.Encode()
 	out := newDiffWriter(a, cmd.OutOrStdout())
 	err = a.withClient(func(c *client) error {
+		var onProgress func(progress)
+		if !isTerminal(cmd.OutOrStdout()) { // there the ranges themselves show it
+			m := newMeter(cmd.ErrOrStderr(), "comparing", true)
+			defer m.end()
+			onProgress = func(p progress) { m.set(p.Done, p.Total) }
+		}
 		return c.stream(cmd.Context(), "GET", path, func(text json.RawMessage) error {
 			var d lun.DiffRange
 			if err := json.Unmarshal(text, &d); err != nil {
 				return err
 			}
 			return out.add(d)
-		}, nil, nil)
+		}, onProgress, nil)
 	})
 	if err != nil {
 		return err

@@ -15,7 +15,7 @@ import (
 func newSnapshotCmd(a *app) *cobra.Command {
 	group := newGroup("snapshot", "Take and manage snapshots", `  lunar snapshot create disk1@before
   lunar snapshot list disk1`,
-		newSnapshotCreateCmd(a), newSnapshotListCmd(a), newSnapshotShowCmd(a), newSnapshotRenameCmd(a),
+		newSnapshotCreateCmd(a), newSnapshotListCmd(a), newSnapshotShowCmd(a), newSnapshotSetCmd(a), newSnapshotRenameCmd(a),
 		newSnapshotProtectCmd(a), newSnapshotUnprotectCmd(a), newSnapshotDeleteCmd(a))
 	group.Aliases = []string{"snap"}
 	return group
@@ -36,6 +36,8 @@ func snapshotTable(list []lun.SnapshotInfo) *table {
 // keep says in a word what holds a snapshot or ends it.
 func keep(s lun.SnapshotInfo) string {
 	switch {
+	case s.Protected && s.ProtectedUntil != nil:
+		return "protected to " + s.ProtectedUntil.UTC().Format("2006-01-02 15:04Z")
 	case s.Protected && s.Expires != nil:
 		return "protected, " + s.Expires.UTC().Format("2006-01-02")
 	case s.Protected:
@@ -46,6 +48,14 @@ func keep(s lun.SnapshotInfo) string {
 		return "attached"
 	}
 	return "-"
+}
+
+// protection is keep's part of `snapshot show`.
+func protection(s lun.SnapshotInfo) string {
+	if s.ProtectedUntil != nil {
+		return "yes, until " + humanTime(*s.ProtectedUntil)
+	}
+	return yesNo(s.Protected)
 }
 
 func labelText(labels map[string]string) string {
@@ -68,7 +78,7 @@ func writeSnapshot(w io.Writer, s lun.SnapshotInfo) error {
 		expires = humanTime(*s.Expires)
 	}
 	f.add("expires", expires)
-	f.add("protected", yesNo(s.Protected))
+	f.add("protected", protection(s))
 	f.add("labels", orDash(labelText(s.Labels)))
 	f.add("size", humanAndExact(s.SizeBytes))
 	f.add("unique", humanAndExact(s.UniqueBytes))

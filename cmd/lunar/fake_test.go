@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -251,13 +252,9 @@ func (p *fakePool) CreateSnapshots(_ context.Context, reqs []lun.SnapshotRequest
 			return nil, lun.Errorf(lun.ErrExists, "snapshot %s@%s exists already; choose another name", r.LUN, name)
 		}
 		s := &fakeSnapshot{data: map[int64][]byte{}, info: lun.SnapshotInfo{
-			LUN: r.LUN, Name: name, Created: fakeNow, Protected: o.Protect, Labels: o.Labels, Description: o.Description,
+			LUN: r.LUN, Name: name, Created: fakeNow, Protected: o.Protect || o.ProtectFor > 0, ProtectedUntil: fakeEnd(o.ProtectFor), Expires: fakeEnd(o.TTL), Labels: o.Labels, Description: o.Description,
 			SizeBytes: l.info.SizeBytes, ReferencedBytes: int64(len(l.data)) * zeroUnit,
 		}}
-		if o.TTL > 0 {
-			end := fakeNow.Add(o.TTL)
-			s.info.Expires = &end
-		}
 		for k, v := range l.data {
 			s.data[k] = slices.Clone(v)
 		}
@@ -324,8 +321,37 @@ func (p *fakePool) RenameSnapshot(_ context.Context, lunName, from, to string) (
 	return p.editSnapshot(lunName, from, func(s *lun.SnapshotInfo) { s.Name = to })
 }
 
-func (p *fakePool) ProtectSnapshot(_ context.Context, lunName, name string, on bool) (lun.SnapshotInfo, error) {
-	return p.editSnapshot(lunName, name, func(s *lun.SnapshotInfo) { s.Protected = on })
+func (p *fakePool) ProtectSnapshot(_ context.Context, lunName, name string, on bool, d time.Duration) (lun.SnapshotInfo, error) {
+	return p.editSnapshot(lunName, name, func(s *lun.SnapshotInfo) {
+		s.Protected, s.ProtectedUntil = on, fakeEnd(d)
+	})
+}
+
+// fakeEnd is a span from now on; nil for 0.
+func fakeEnd(d time.Duration) *time.Time {
+	if d == 0 {
+		return nil
+	}
+	end := fakeNow.Add(d)
+	return &end
+}
+
+func (p *fakePool) SetSnapshot(_ context.Context, lunName, name string, r lun.SetSnapshot) (lun.SnapshotInfo, error) {
+	return p.editSnapshot(lunName, name, func(s *lun.SnapshotInfo) {
+		if r.Description != nil {
+			s.Description = *r.Description
+		}
+		labels := map[string]string{}
+		maps.Copy(labels, s.Labels)
+		for _, k := range r.DropLabels {
+			delete(labels, k)
+		}
+		maps.Copy(labels, r.Labels)
+		s.Labels = labels
+		if r.TTL != nil {
+			s.Expires = fakeEnd(*r.TTL)
+		}
+	})
 }
 
 func (p *fakePool) DeleteSnapshots(_ context.Context, refs []lun.SnapshotRef, o lun.DeleteOptions) (lun.DeleteReport, error) {

@@ -100,8 +100,9 @@ var ttlUnits = map[byte]time.Duration{
 	's': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour,
 }
 
-// parseTTL reads 12h, 3d or 2w (also seconds and minutes).
-func parseTTL(s string) (time.Duration, error) {
+// parseSpan reads 12h, 3d or 2w (also seconds and minutes); what names it in the
+// message.
+func parseSpan(what, s string) (time.Duration, error) {
 	if s != "" {
 		unit := ttlUnits[s[len(s)-1]]
 		n, err := strconv.ParseUint(s[:len(s)-1], 10, 32)
@@ -109,22 +110,29 @@ func parseTTL(s string) (time.Duration, error) {
 			return time.Duration(n) * unit, nil
 		}
 	}
-	return 0, fmt.Errorf("time to live %q: want a whole number with s, m, h, d or w, as 12h, 3d or 2w", s)
+	return 0, fmt.Errorf("%s %q: want a whole number with s, m, h, d or w, as 12h, 3d or 2w", what, s)
 }
 
 // The flag types below parse while cobra does, so that a bad value is a usage
 // error that names its flag.
 
-type ttlFlag struct {
-	text string
-	d    time.Duration
+// spanFlag is a span of time, and none where noneToo.
+type spanFlag struct {
+	what    string // in messages
+	noneToo bool
+	text    string
+	d       time.Duration
 }
 
-func (f *ttlFlag) String() string { return f.text }
-func (f *ttlFlag) Type() string   { return "TTL" }
-func (f *ttlFlag) Set(s string) (err error) {
+func (f *spanFlag) String() string { return f.text }
+func (f *spanFlag) Type() string   { return "TIME" }
+func (f *spanFlag) Set(s string) (err error) {
 	f.text = s
-	f.d, err = parseTTL(s)
+	if f.noneToo && s == "none" {
+		f.d = 0
+		return nil
+	}
+	f.d, err = parseSpan(f.what, s)
 	return err
 }
 
@@ -191,6 +199,46 @@ func checkOnFull(s string) error {
 		return lun.Errorf(lun.ErrInvalid, "policy %q: want recycle or freeze", s)
 	}
 	return nil
+}
+
+// maxLabels bounds the labels of one snapshot.
+const maxLabels = 64
+
+// checkLabels holds the rules for a set of labels.
+func checkLabels(labels map[string]string) error {
+	if len(labels) > maxLabels {
+		return lun.Errorf(lun.ErrInvalid, "%d labels are too many; want at most %d", len(labels), maxLabels)
+	}
+	for k, v := range labels {
+		if err := checkLabel(k, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// labelFilter selects snapshots: KEY=VALUE, or KEY with any value; all of several
+// must hold.
+type labelFilter []string
+
+func (f *labelFilter) String() string { return strings.Join(*f, " ") }
+func (f *labelFilter) Type() string   { return "KEY[=VALUE]" }
+func (f *labelFilter) Set(s string) error {
+	if key, _, _ := strings.Cut(s, "="); key == "" {
+		return fmt.Errorf("label %q: want KEY or KEY=VALUE", s)
+	}
+	*f = append(*f, s)
+	return nil
+}
+
+func (f labelFilter) holds(labels map[string]string) bool {
+	for _, want := range f {
+		key, value, exact := strings.Cut(want, "=")
+		if has, ok := labels[key]; !ok || exact && has != value {
+			return false
+		}
+	}
+	return true
 }
 
 // labelsFlag collects k=v.

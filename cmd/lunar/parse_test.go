@@ -85,18 +85,18 @@ func TestCheckName(t *testing.T) {
 	}
 }
 
-func TestParseTTL(t *testing.T) {
+func TestParseSpan(t *testing.T) {
 	good := map[string]time.Duration{
 		"30s": 30 * time.Second, "5m": 5 * time.Minute, "12h": 12 * time.Hour, "3d": 72 * time.Hour, "2w": 14 * 24 * time.Hour,
 	}
 	for s, want := range good {
-		if d, err := parseTTL(s); err != nil || d != want {
-			t.Errorf("parseTTL(%q) = %v, %v; want %v", s, d, err, want)
+		if d, err := parseSpan("time to live", s); err != nil || d != want {
+			t.Errorf("parseSpan(%q) = %v, %v; want %v", s, d, err, want)
 		}
 	}
 	for _, s := range []string{"", "h", "12", "0h", "-1h", "1.5h", "1h30m", "12H", "1y", "4294967296s", "36501d", "99999999999999999999d"} {
-		if d, err := parseTTL(s); err == nil {
-			t.Errorf("parseTTL(%q) = %v; want a refusal", s, d)
+		if d, err := parseSpan("time to live", s); err == nil {
+			t.Errorf("parseSpan(%q) = %v; want a refusal", s, d)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"lunar/lun"
 	"lunar/nbd"
@@ -23,7 +24,8 @@ type pool interface {
 	Snapshots(lunName string) ([]lun.SnapshotInfo, error)
 	Snapshot(lunName, name string) (lun.SnapshotInfo, error)
 	RenameSnapshot(ctx context.Context, lunName, from, to string) (lun.SnapshotInfo, error)
-	ProtectSnapshot(ctx context.Context, lunName, name string, on bool) (lun.SnapshotInfo, error)
+	ProtectSnapshot(ctx context.Context, lunName, name string, on bool, d time.Duration) (lun.SnapshotInfo, error)
+	SetSnapshot(ctx context.Context, lunName, name string, set lun.SetSnapshot) (lun.SnapshotInfo, error)
 	DeleteSnapshots(context.Context, []lun.SnapshotRef, lun.DeleteOptions) (lun.DeleteReport, error)
 	Rollback(ctx context.Context, lunName, snapshot string, o lun.RollbackOptions) (lun.RollbackInfo, error)
 	Clone(ctx context.Context, lunName, snapshot, newName string, thick bool) (lun.LUNInfo, error)
