@@ -26,20 +26,41 @@ func (p *Pool) admit(v *view, g growth) reservation.Decision {
 
 func (p *Pool) unadmit(v *view, g growth) { p.ledger.Release(uint64(v.lun), g.live, g.area) }
 
-// admitLog waits for memory and log room for a write, outside every lock.
+// admitLog waits for memory and log room for a write, outside every lock. When
+// segments are short, writers wait their turn in proportion. A writer fails for
+// want of a segment only if none came back for as long as it may wait: what is
+// promised has its place, and the cleaner is on its way to it.
 func (p *Pool) admitLog(blocks, entries int) error {
 	if p.appended.Load() > 2*checkpointBytes/blockSize || p.entries.Load() > 2*checkpointEntries || p.overlayFull() {
 		if err := p.behindCheckpoint(); err != nil {
 			return err
 		}
 	}
+	if pressure := p.pressure(); pressure > 0 {
+		p.janitor.kick(jobClean)
+		if d := p.pace.delay(blocks+entries, pressure, time.Now()); d > time.Millisecond && !p.opts.Manual {
+			time.Sleep(d)
+		}
+	}
 	// The common case has room and needs no timer.
 	if p.log.Admit(noWait, blocks, entries) == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(background(), p.spaceWait())
-	defer cancel()
-	return p.logError(p.log.Admit(ctx, blocks, entries))
+	if p.opts.Manual {
+		if err := p.makeRoom(); err != nil {
+			return err
+		}
+	}
+	for {
+		released, written := p.space.released.Load(), p.log.Stats().Written
+		ctx, cancel := context.WithTimeout(background(), p.spaceWait())
+		err := p.log.Admit(ctx, blocks, entries)
+		cancel()
+		stuck := p.space.released.Load() == released && p.log.Stats().Written == written && !p.checking.Load()
+		if err == nil || stuck || !errors.Is(err, context.DeadlineExceeded) {
+			return p.logError(err)
+		}
+	}
 }
 
 // noWait is a context that has ended: who waits with it does not.
@@ -245,6 +266,14 @@ func (p *Pool) headroom(capacity int64) int64 {
 	return min(capacity/12+6*int64(p.space.blocks), capacity/2)
 }
 
+// indexBytes is what the index takes, and at least what is kept for it: it grows
+// with what is written, inside promises too, and while it rewrites its tables it
+// takes more for a moment.
+func (p *Pool) indexBytes() int64 {
+	capacity := p.state.capacity()
+	return max(int64(p.index.DiskBytes()), min(capacity/64+6*p.memTable(), capacity/8))
+}
+
 // buildLedger makes the ledger from the tree and the counters.
 func (p *Pool) buildLedger() error {
 	capacity := p.state.Capacity
@@ -262,13 +291,13 @@ func (p *Pool) buildLedger() error {
 		errs = append(errs, p.ledger.Restore(uint64(l.ID), a))
 	}
 	p.ledger.SetShared(totals[0])
-	p.ledger.SetIndex(int64(p.index.DiskBytes()) / blockSize)
+	p.ledger.SetIndex(p.indexBytes() / blockSize)
 	return errors.Join(errs...)
 }
 
 // maxSegments is how many segment files the capacity allows beside the index.
 func (p *Pool) maxSegments() int {
-	room := p.state.capacity() - int64(p.index.DiskBytes())
+	room := p.state.capacity() - p.indexBytes()
 	return int(max(room/p.id.SegmentBytes, 8))
 }
 

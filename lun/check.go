@@ -31,6 +31,8 @@ func (p *Pool) Check(_ context.Context, progress func(done, total int64)) (Check
 	defer p.adminMu.Unlock()
 	p.ckptMu.Lock()
 	defer p.ckptMu.Unlock()
+	p.checking.Store(true)
+	defer p.checking.Store(false)
 	if p.writable() == nil {
 		if err := p.checkpointHeld(); err != nil {
 			return CheckReport{}, err

@@ -158,7 +158,7 @@ func (p *Pool) commitIndex(pend pending, gen *generation) error {
 	p.overlay.done()
 	p.state.Position, p.state.IDs, p.state.Highest = next.Position, next.IDs, next.Highest
 	p.state.publish()
-	p.ledger.SetIndex(int64(p.index.DiskBytes()) / blockSize)
+	p.ledger.SetIndex(p.indexBytes() / blockSize)
 	return nil
 }
 
@@ -298,7 +298,9 @@ func (p *Pool) releaseSegments() {
 		s.mu.Unlock()
 		if err := p.log.Release(n, p.log.Stats().Free >= p.spares()); err != nil {
 			p.event("segment-release", "", "segment could not be released: "+err.Error())
+			continue
 		}
+		s.released.Add(1)
 	}
 }
 

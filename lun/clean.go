@@ -10,23 +10,6 @@ import (
 	"lunar/store/segment"
 )
 
-// victim is a sealed segment with dead blocks.
-type victim struct {
-	number uint64
-	live   int64
-	blocks int64
-}
-
-// pickVictims chooses the segments to clean, those that give most space for
-// what has to be moved first, as long as they are at most maxLive per cent live.
-func pickVictims(all []victim, maxLive int64, most int) []victim {
-	out := slices.DeleteFunc(slices.Clone(all), func(v victim) bool { return v.live*100 > v.blocks*maxLive })
-	slices.SortFunc(out, func(a, b victim) int {
-		return cmp.Or(cmp.Compare(a.live*b.blocks, b.live*a.blocks), cmp.Compare(a.number, b.number))
-	})
-	return out[:min(len(out), most)]
-}
-
 // victims lists the sealed segments that replay does not need any more.
 func (p *Pool) victims() []victim {
 	s := p.space
@@ -42,7 +25,7 @@ func (p *Pool) victims() []victim {
 	var out []victim
 	for n, u := range s.segs {
 		if live := u.live.Load(); u.sealed && uint64(u.info.Last) < pos && live > 0 && !u.damaged {
-			out = append(out, victim{n, live, full})
+			out = append(out, victim{n, live, full, pos - uint64(u.info.Last)})
 		}
 	}
 	return out
@@ -64,52 +47,49 @@ func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 		return p.Status(), err
 	}
 	// One pass: what is moved now is as dense as it gets.
-	for vs := pickVictims(p.victims(), 90, 1<<30); len(vs) > 0; {
+	done, moved := 0, int64(0)
+	for vs := bestVictims(p.victims(), 90, true, 1<<30); len(vs) > 0; {
 		n := min(len(vs), 64)
-		if _, err := p.cleanSegments(vs[:n]); err != nil {
+		k, blocks, err := p.cleanSegments(vs[:n])
+		if err != nil {
 			return p.Status(), err
 		}
-		vs = vs[n:]
+		done, moved, vs = done+k, moved+blocks, vs[n:]
 	}
+	p.cleaned(done, moved)
 	if err := p.log.DropSpares(); err != nil {
 		return p.Status(), p.logError(err)
 	}
 	return p.Status(), nil
 }
 
-// cleanRound empties some victims and checkpoints; it returns how many.
-func (p *Pool) cleanRound(maxLive int64, most int) (int, error) {
-	return p.cleanSegments(pickVictims(p.victims(), maxLive, most))
-}
-
-func (p *Pool) cleanSegments(vs []victim) (int, error) {
+// cleanSegments empties segments and checkpoints, which gives them back. It
+// returns how many it emptied, and the blocks that it moved.
+func (p *Pool) cleanSegments(vs []victim) (done int, moved int64, err error) {
 	p.cleanMu.Lock()
 	defer p.cleanMu.Unlock()
-	moved, since, done := int64(0), int64(0), 0
+	since := int64(0)
 	for _, v := range vs {
-		n, err := p.emptySegment(v.number)
-		if err != nil {
-			return done, err
-		}
-		moved, since = moved+n, since+n
-		done++
 		// The log keeps back little room for copies; a checkpoint turns what
 		// was emptied into room again.
-		if since > int64(p.space.blocks)/2 {
-			since = 0
+		room := int64(p.log.Available() - keptSegments + 1)
+		if since > 0 && since+v.live > max(room, 1)*int64(p.space.blocks)/2 {
 			if err := p.Checkpoint(); err != nil {
-				return done, err
+				return done, moved, err
 			}
+			since = 0
 		}
+		n, err := p.emptySegment(v.number)
+		moved, since = moved+n, since+n
+		if err != nil {
+			return done, moved, err
+		}
+		done++
 	}
-	if done == 0 {
-		return 0, nil
+	if done > 0 {
+		err = p.Checkpoint()
 	}
-	if err := p.Checkpoint(); err != nil {
-		return done, err
-	}
-	p.event("clean", "", fmt.Sprintf("%d segments emptied, %s moved", done, human(moved*blockSize)))
-	return done, nil
+	return done, moved, err
 }
 
 // placed is one block as the header of its record describes it.

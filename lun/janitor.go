@@ -18,19 +18,20 @@ const (
 	jobRecycle
 )
 
-// janitor does the background work of a pool, one thing at a time: checkpoints
-// when due, merging and freeing of deleted versions, cleaning, expiry.
+// janitor does the background work of a pool: checkpoints when due, cleaning, and
+// one thing at a time merging and freeing of deleted versions, recycling, expiry.
 type janitor struct {
 	p      *Pool
 	wanted atomic.Uint32
 	wake   chan struct{} // of the checkpoints
+	clean  chan struct{} // of the cleaner
 	chore  chan struct{} // of the rest
 	quit   chan struct{}
 	done   sync.WaitGroup
 }
 
 func newJanitor(p *Pool) *janitor {
-	return &janitor{p: p, wake: make(chan struct{}, 1), chore: make(chan struct{}, 1), quit: make(chan struct{})}
+	return &janitor{p: p, wake: make(chan struct{}, 1), clean: make(chan struct{}, 1), chore: make(chan struct{}, 1), quit: make(chan struct{})}
 }
 
 // kick asks for a job. It never waits and may be called with any lock held.
@@ -42,8 +43,11 @@ func (j *janitor) kick(what job) {
 		return
 	}
 	ch := j.chore
-	if what == jobCheckpoint {
+	switch what {
+	case jobCheckpoint:
 		ch = j.wake
+	case jobClean:
+		ch = j.clean
 	}
 	select {
 	case ch <- struct{}{}:
@@ -51,11 +55,12 @@ func (j *janitor) kick(what job) {
 	}
 }
 
-// start runs two loops: checkpoints must not wait behind a merge that waits
-// for a checkpoint's space.
+// start runs three loops: checkpoints must not wait behind a merge that waits
+// for a checkpoint's space, nor writers that wait for a segment behind a merge.
 func (j *janitor) start() {
-	j.done.Add(2)
+	j.done.Add(3)
 	go j.checkpoints()
+	go j.cleaner()
 	go j.chores()
 }
 
@@ -135,28 +140,25 @@ func (j *janitor) chores() {
 				p.event("reclaim", "", "giving space back stopped: "+err.Error())
 			}
 		}
-		if maxLive := p.cleanDue(j.take(jobClean)); maxLive > 0 {
-			if _, err := p.cleanRound(maxLive, 8); err != nil {
-				p.event("clean", "", "cleaning stopped: "+err.Error())
-			}
-			p.spaceBack.wake()
-		}
 	}
 }
 
-// cleanDue says how live a segment may be to be cleaned now, 0 for not at all:
-// nothing while the pool holds little more than its live blocks, anything worth
-// it when the log has no room.
-func (p *Pool) cleanDue(pressed bool) int64 {
-	payload, live, sealed := p.space.totals()
-	slack := live/4 + 4*int64(p.space.blocks)
-	switch {
-	case pressed:
-		return 97
-	case sealed > 4 && payload > live+slack:
-		return 80
+// stopping says that the pool is about to be closed.
+func (j *janitor) stopping() bool {
+	select {
+	case <-j.quit:
+		return true
+	default:
+		return false
 	}
-	return 0
+}
+
+// pause waits, or returns early when the pool is to be closed.
+func (j *janitor) pause(d time.Duration) {
+	select {
+	case <-j.quit:
+	case <-time.After(d):
+	}
 }
 
 // expire deletes the snapshots whose time to live has ended.

@@ -253,7 +253,7 @@ func (p *Pool) openIndex() error {
 	x, err := index.Open(index.Options{
 		FS: p.fs, Dir: p.path(indexDir), CacheBytes: max(8<<20, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
 		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: p.opts.ReadOnly,
-		MustExist: !p.fresh, Deterministic: p.opts.Manual,
+		MustExist: !p.fresh, Deterministic: p.opts.Manual, MemTableBytes: p.memTable(),
 	})
 	if err != nil {
 		return indexError(p.opts.Dir, err)
@@ -261,6 +261,10 @@ func (p *Pool) openIndex() error {
 	p.index = x
 	return nil
 }
+
+// memTable is how much the index keeps in memory and in its own log before it
+// makes a table: less in a small pool, which its segments are the measure of.
+func (p *Pool) memTable() int64 { return min(max(p.id.SegmentBytes/4, 512<<10), 16<<20) }
 
 // indexError says what is wrong with an index that does not open.
 func indexError(dir string, err error) error {
@@ -427,6 +431,7 @@ func (p *Pool) goOn(rec segment.Recovered) error {
 		return Errorf(ErrCorrupt, "starting the log: %w", err)
 	}
 	p.log = log
+	p.high.Store(int64(p.highMark()))
 	return nil
 }
 
@@ -476,7 +481,8 @@ func (p *Pool) logOptions() segment.Options {
 	return segment.Options{
 		FS: p.fs, Dir: p.path(segmentDir), PoolID: p.id.number(), Epoch: p.state.Epoch, SegmentBytes: p.id.SegmentBytes,
 		RecordBlocks: p.opts.RecordBlocks, Buffers: p.buf, MaxSegments: p.maxSegments, OnFail: p.fail, OnSeal: p.space.seal,
-		OnFull: func() { p.janitor.kick(jobClean) }, Spares: p.spares(), PlainWrites: p.opts.PlainWrites,
+		OnFull: func() { p.janitor.kick(jobClean) }, Spares: p.spares(), Reserve: keptSegments,
+		PlainWrites: p.opts.PlainWrites,
 	}
 }
 

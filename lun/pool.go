@@ -98,6 +98,9 @@ type Pool struct {
 	shardNext atomic.Uint32
 	closed    atomic.Bool
 	spaceBack broadcast
+	pace      pace
+	high      atomic.Int64  // available segments from which on there is no pressure
+	checking  atomic.Bool   // a check holds the checkpoint back, and with it the cleaner
 	mergeNew  atomic.Bool   // a merge was published that no checkpoint covers yet
 	moved     atomic.Int64  // blocks that the cleaner copied
 	merges    atomic.Uint64 // odd while records of a page are being joined

@@ -80,6 +80,19 @@ func (s *space) unused(n uint64) bool {
 	return u == nil || u.live.Load() == 0 && u.stored == 0
 }
 
+// hasUnreleased says whether there is a sealed segment without live blocks that
+// waits for a checkpoint.
+func (s *space) hasUnreleased() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.segs {
+		if u.sealed && u.live.Load() == 0 && !u.dead {
+			return true
+		}
+	}
+	return false
+}
+
 // takeDead forgets the segments that the durable checkpoint says are dead, and
 // returns them.
 func (s *space) takeDead() (out []uint64) {

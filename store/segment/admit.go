@@ -313,6 +313,7 @@ func (l *Log) askLimit() {
 	limit := l.opts.MaxSegments()
 	l.mu.Lock()
 	l.limit = max(limit, 0)
+	l.noteAvailableLocked()
 	l.grantLocked()
 	l.mu.Unlock()
 }

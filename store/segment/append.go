@@ -285,6 +285,7 @@ func (l *Log) nextSegmentLocked() {
 	l.seg = l.prepared[0]
 	l.prepared = append(l.prepared[:0], l.prepared[1:]...)
 	l.live = append(l.live, l.seg)
+	l.noteAvailableLocked()
 	l.showLiveLocked()
 	kick(l.kickKeeper)
 }

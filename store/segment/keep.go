@@ -121,6 +121,7 @@ func (l *Log) prepareAhead() (short bool) {
 		} else {
 			l.free = append(l.free, number)
 		}
+		l.noteAvailableLocked()
 		l.mu.Unlock()
 		if err != nil {
 			if !passing(err) {

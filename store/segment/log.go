@@ -2,6 +2,7 @@ package segment
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -52,6 +53,8 @@ type Log struct {
 
 	// sealMu is held while a sealed segment is synced and handed on, in order.
 	sealMu sync.Mutex
+
+	available atomic.Int64 // see Available
 
 	written atomic.Uint64 // the last entry whose record is in its file
 	synced  atomic.Uint64 // the last entry that is durable; <= written
@@ -150,6 +153,20 @@ func (l *Log) Next() Seq {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.next
+}
+
+// Available is how many whole segments can still be written below the limit,
+// those that only AdmitReserved may take included. It takes no lock. Without a
+// limit it is as large as can be.
+func (l *Log) Available() int { return int(l.available.Load()) }
+
+// noteAvailableLocked brings Available up to date.
+func (l *Log) noteAvailableLocked() {
+	n := int64(math.MaxInt32)
+	if l.limit > 0 {
+		n = int64(l.availableLocked())
+	}
+	l.available.Store(n)
 }
 
 // Synced is the last entry that is durable.

@@ -42,6 +42,7 @@ func (l *Log) DropSpares() error {
 		} else {
 			l.free = append(l.free, n)
 		}
+		l.noteAvailableLocked()
 		l.mu.Unlock()
 	}
 	return errors.Join(errs...)

@@ -28,6 +28,7 @@ func (l *Log) Release(number uint64, remove bool) error {
 		} else {
 			l.free = append(l.free, number)
 		}
+		l.noteAvailableLocked()
 		l.grantLocked()
 	}
 	l.mu.Unlock()
