@@ -11,12 +11,15 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// DiskBytes is what the index takes in the file system, logs and tables that wait for their removal included.
+// DiskBytes is what the index takes in the file system, logs and tables that wait for their removal or reuse included. Pebble
+// counts what is in its logs, but preallocates them; on a small file system that is most of it.
 func (x *Index) DiskBytes() uint64 {
 	if x.use() != nil {
 		return 0
 	}
-	return x.db.Metrics().DiskSpaceUsage()
+	m := x.db.Metrics()
+	logs := uint64(m.WAL.Files+m.WAL.ObsoleteFiles) * uint64(x.opts.logBytes())
+	return m.DiskSpaceUsage() + logs - min(logs, m.WAL.PhysicalSize+m.WAL.ObsoletePhysicalSize)
 }
 
 // WrittenBytes is what the index has written to its files since it was opened, in bytes: its log, and every table as often as

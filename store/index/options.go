@@ -34,6 +34,9 @@ func (o *Options) memTableBytes() int64 {
 	return defaultMemTableBytes
 }
 
+// logBytes is what Pebble allocates for a log when it begins it.
+func (o *Options) logBytes() int64 { return o.memTableBytes() + o.memTableBytes()/10 }
+
 // pebbleOptions tunes for many small deltas of pages that are written in bursts, and for reads that are point lookups by
 // prefix. FS is always set: Pebble wraps the one it chooses itself in a goroutine that watches for slow disks.
 func (x *Index) pebbleOptions(cache *pebble.Cache) *pebble.Options {
