@@ -252,8 +252,6 @@ func (p *Pool) readIdentity() error {
 func (p *Pool) openIndex() error {
 	x, err := index.Open(index.Options{
 		FS: p.fs, Dir: p.path(indexDir), CacheBytes: max(8<<20, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
-		// The index allocates some logs of that size: little of a small pool.
-		MemTableBytes: min(max(p.id.SegmentBytes/2, 2<<20), 16<<20),
 		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: p.opts.ReadOnly,
 		MustExist: !p.fresh, Deterministic: p.opts.Manual, MemTableBytes: p.memTable(),
 	})
