@@ -67,6 +67,7 @@ type LUN struct {
 	Name         string    `json:"name"`
 	Thick        bool      `json:"thick,omitempty"`
 	Size         int64     `json:"size"`
+	Cut          int64     `json:"cut,omitempty"` // bytes up to here, behind Size, are still to be freed after a shrink
 	Head         VersionID `json:"head"`
 	ReadOnly     bool      `json:"read_only,omitempty"`
 	Offline      bool      `json:"offline,omitempty"`

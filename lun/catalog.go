@@ -336,48 +336,6 @@ func (p *Pool) SetOnline(_ context.Context, name string, online bool) (LUNInfo, 
 	return info, err
 }
 
-// ResizeLUN grows a LUN, or with force shrinks it; its snapshots keep their own
-// sizes and content.
-func (p *Pool) ResizeLUN(_ context.Context, name string, size int64, force bool) (LUNInfo, error) {
-	if err := CheckLUNSize(size); err != nil {
-		return LUNInfo{}, err
-	}
-	info, err := p.LUN(name)
-	if err != nil {
-		return LUNInfo{}, err
-	}
-	if size < info.SizeBytes {
-		if !force {
-			return LUNInfo{}, Errorf(ErrRefused, "LUN %q is %d bytes; shrinking it to %d would cut off data; take a snapshot, then use --force", name, info.SizeBytes, size)
-		}
-		if c := p.attached(name); len(c) > 0 {
-			return LUNInfo{}, Errorf(ErrBusy, "LUN %q has %d clients attached; disconnect them before shrinking it", name, len(c))
-		}
-		if err := p.cutOff(name, size, info.SizeBytes); err != nil {
-			return LUNInfo{}, err
-		}
-	}
-	return p.update(name, func(l *cow.LUN) error { l.Size = size; return nil })
-}
-
-// cutOff frees what lies behind the new end, so that growing again shows zeroes.
-func (p *Pool) cutOff(name string, size, old int64) error {
-	v, err := p.OpenVolume(name, "")
-	if err != nil {
-		return err
-	}
-	defer v.Close()
-	v.ro = false
-	first := (size + blockSize - 1) / blockSize
-	if head := min(first*blockSize, old) - size; head > 0 {
-		if err := v.write(make([]byte, head), size, false, false); err != nil {
-			return err
-		}
-	}
-	_, err = v.eraseRange(uint64(first), uint64(blocksOf(old)), asHole)
-	return err
-}
-
 // DeleteLUN removes a LUN. Its clones stay.
 func (p *Pool) DeleteLUN(_ context.Context, name string, force bool) (LUNInfo, error) {
 	info, err := p.LUN(name)

@@ -16,10 +16,12 @@ const (
 	jobReclaim
 	jobClean
 	jobRecycle
+	jobCut
 )
 
 // janitor does the background work of a pool: checkpoints when due, cleaning, and
-// one thing at a time merging and freeing of deleted versions, recycling, expiry.
+// one thing at a time merging and freeing of deleted versions, recycling, expiry,
+// shrinks that a crash left unfinished.
 type janitor struct {
 	p      *Pool
 	wanted atomic.Uint32
@@ -131,6 +133,9 @@ func (j *janitor) chores() {
 		}
 		if n%8 == 0 {
 			p.expire()
+		}
+		if j.take(jobCut) {
+			p.finishCuts()
 		}
 		if j.take(jobRecycle) {
 			p.relieve()

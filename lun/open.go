@@ -127,8 +127,13 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 	if err := p.writeIdentity(); err != nil {
 		return nil, err
 	}
-	if p.readOnly.Load() == nil && !o.Manual {
+	switch {
+	case p.readOnly.Load() != nil:
+	case o.Manual:
+		p.finishCuts()
+	default:
 		p.janitor.start()
+		p.janitor.kick(jobCut)
 	}
 	return p, nil
 }

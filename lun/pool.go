@@ -63,6 +63,7 @@ type Pool struct {
 	index  *index.Index
 	ledger *reservation.Ledger
 
+	resizeMu  sync.Mutex // resizes, one at a time; taken outside adminMu
 	adminMu   sync.Mutex // structural operations, one at a time
 	ckptMu    sync.Mutex
 	reclaimMu sync.Mutex // one reclaim at a time; above adminMu

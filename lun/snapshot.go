@@ -2,6 +2,7 @@ package lun
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -291,8 +292,36 @@ func (p *Pool) Rollback(_ context.Context, lun, name string, o RollbackOptions) 
 }
 
 // commitRollback moves the charges of the LUN as the new head sees them, admits
-// the growth of its area like a write, and commits.
+// the growth of its area like a write, and commits. The size is the snapshot's
+// from now on: a promise that grows with it is taken first, one that shrinks is
+// given up when it is done.
 func (p *Pool) commitRollback(c cow.Change, l *cow.LUN, s *cow.Version, discard bool) error {
+	n := *l
+	n.Size = s.Size
+	before, err := p.account(l)
+	if err != nil {
+		return err
+	}
+	after, err := p.account(&n)
+	if err != nil {
+		return err
+	}
+	if n.Size > l.Size {
+		if err := p.repromise(l.ID, before, after); err != nil {
+			return Errorf(ErrNoSpace, "rollback of %q to %s brings its size of %s back: %w", l.Name, s.Name, human(s.Size), err)
+		}
+	}
+	err = p.moveToRollback(c, l, s, discard)
+	switch {
+	case err != nil && n.Size > l.Size:
+		return errors.Join(err, p.repromise(l.ID, after, before))
+	case err == nil && n.Size < l.Size:
+		return p.repromise(l.ID, before, after)
+	}
+	return err
+}
+
+func (p *Pool) moveToRollback(c cow.Change, l *cow.LUN, s *cow.Version, discard bool) error {
 	a := p.reserved(l.ID)
 	live := p.sumOf(s.ID).local
 	dLive, dArea := live-a.Live, a.Live-live

@@ -74,6 +74,7 @@ const (
 	asAdvice erasure = iota // holes, as far as there is room to keep what snapshots hold
 	asHole                  // holes
 	asZero                  // zeroes that stay charged
+	asCut                   // holes behind the end of the device: what snapshots hold of them goes to the area, above its limit too
 )
 
 // eraseRange maps the blocks first..last-1 to holes or to charged zeroes.
@@ -95,7 +96,7 @@ func (v *Volume) eraseRange(first, last uint64, how erasure) (segment.Seq, error
 }
 
 func (v *Volume) erase(block, n uint64, how erasure) (segment.Seq, error) {
-	e := eraser{writeOp: writePool.Get().(*writeOp), block: block, n: n, charged: how == asZero}
+	e := eraser{writeOp: writePool.Get().(*writeOp), block: block, n: n, how: how}
 	e.v = v
 	defer e.release()
 	for try := 0; ; {
@@ -127,8 +128,10 @@ func (v *Volume) erase(block, n uint64, how erasure) (segment.Seq, error) {
 type eraser struct {
 	*writeOp
 	block, n uint64
-	charged  bool
+	how      erasure
 }
+
+func (e *eraser) charged() bool { return e.how == asZero }
 
 // pinAll pins every page of the range that has anything, or all of them where
 // each will have something. It returns the count of births that it saw.
@@ -136,7 +139,7 @@ func (e *eraser) pinAll() (births uint64, err error) {
 	e.unpin()
 	births = e.v.view.births.Load()
 	from, to := e.block/cow.PageBlocks, (e.block+e.n-1)/cow.PageBlocks+1
-	nums, all, err := []uint64(nil), e.charged, error(nil)
+	nums, all, err := []uint64(nil), e.charged(), error(nil)
 	if !all {
 		nums, all, err = e.v.pool.existing(e.v.view, from, to)
 	}
@@ -171,7 +174,7 @@ func (e *eraser) try() (d reservation.Decision, done bool, err error) {
 	}
 	// A page that was written for the first time since the pages were listed
 	// would keep its blocks here, and lose them in a replay.
-	if !e.charged && births != v.view.births.Load() {
+	if !e.charged() && births != v.view.births.Load() {
 		return reservation.Decision{Verdict: reservation.Admit}, false, nil
 	}
 	if err := e.lockPages(); err != nil {
@@ -182,16 +185,18 @@ func (e *eraser) try() (d reservation.Decision, done bool, err error) {
 	work := false
 	for _, pg := range e.pages {
 		from, k := e.within(pg)
-		if e.charged || !pg.Empty() {
+		if e.charged() || !pg.Empty() {
 			v.view.prepare(pg)
-			g.add(v.view, pg, from, k, e.charged)
+			g.add(v.view, pg, from, k, e.charged())
 			work = true
 		}
 	}
 	if !work {
 		return d, true, nil
 	}
-	if d = v.pool.admit(v.view, g); d.Verdict != reservation.Admit {
+	if e.how == asCut {
+		v.pool.ledger.Charge(uint64(v.view.lun), g.live, g.area)
+	} else if d = v.pool.admit(v.view, g); d.Verdict != reservation.Admit {
 		return d, false, nil
 	}
 	return d, true, e.apply(g)
@@ -200,7 +205,7 @@ func (e *eraser) try() (d reservation.Decision, done bool, err error) {
 func (e *eraser) apply(g growth) error {
 	v := e.v
 	kind, loc := segment.Trim, uint64(0)
-	if e.charged {
+	if e.charged() {
 		kind, loc = segment.Zero, cow.Zero
 	}
 	var err error
@@ -211,7 +216,7 @@ func (e *eraser) apply(g growth) error {
 	}
 	e.last = e.extents[0].Seq
 	for _, pg := range e.pages {
-		if e.charged || !pg.Empty() {
+		if e.charged() || !pg.Empty() {
 			from, k := e.within(pg)
 			v.view.mapErase(pg, from, k, loc, e.last)
 		}

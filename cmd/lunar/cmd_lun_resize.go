@@ -7,9 +7,10 @@ func newLUNResizeCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resize NAME SIZE",
 		Short: "Grow a LUN, or shrink it by force",
-		Long: `Changes the size of a LUN while it is in use. Shrinking gives up what lies behind
-the new end and needs --force. Snapshots keep their own size; a rollback brings
-the size of the snapshot back.`,
+		Long: `Changes the size of a LUN. Growing works while clients are attached; they see the
+new size when they attach again. Shrinking gives up what lies behind the new end: it
+needs --force, and no client may be attached. Take a snapshot first to be able to go
+back: snapshots keep their own size and content, and a rollback brings both back.`,
 		Example: `  lunar lun resize disk1 20G
   lunar lun resize disk1 5G --force`,
 		Args:              wantArgs("NAME", "SIZE"),
