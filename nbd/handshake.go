@@ -49,8 +49,10 @@ func (c *conn) handshake(n *negotiation) (agreed, error) {
 		if err != nil {
 			return agreed{}, err
 		}
-		out := refuse(repErrTooBig, "option of more than 64 KiB")
-		if !tooBig {
+		var out outcome
+		if tooBig {
+			out = n.tooBig(option)
+		} else {
 			out = n.option(option, data)
 		}
 		done, a, err := c.carryOut(n, option, out)

@@ -94,6 +94,20 @@ func (n *negotiation) option(option uint32, data []byte) outcome {
 	return refuse(repErrUnsup, "this option is not known here")
 }
 
+// tooBig answers an option whose data were drained unread.
+func (n *negotiation) tooBig(option uint32) outcome {
+	if out, done := n.precondition(option); done {
+		return out
+	}
+	switch option {
+	case optExportName: // has no error reply
+		return outcome{next: stepClose}
+	case optAbort:
+		return n.option(option, nil)
+	}
+	return refuse(repErrTooBig, "option of more than 64 KiB")
+}
+
 // precondition answers for the states in which hardly any option is served.
 func (n *negotiation) precondition(option uint32) (outcome, bool) {
 	if option == optAbort {

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"lunar/integration/harness"
 )
 
 const (
@@ -111,7 +113,7 @@ func Boot(t testing.TB, o Options) *Guest {
 	g := &Guest{t: t, console: &console{}, done: make(chan struct{}), ports: map[int]int{}}
 	network := "user,model=virtio-net-pci"
 	for _, port := range append([]int{shellPort}, o.Forward...) {
-		g.ports[port] = freePort(t)
+		g.ports[port] = harness.FreePort(t)
 		network += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", g.ports[port], port)
 	}
 	args := []string{"-accel", accelerator(), "-cpu", "max", "-smp", "1", "-m", "512", "-no-reboot", "-nodefaults", "-display", "none", "-serial", "stdio",
@@ -151,15 +153,6 @@ func accelerator() string {
 		return accel
 	}
 	return "tcg"
-}
-
-func freePort(t testing.TB) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func (g *Guest) waitReady() error {

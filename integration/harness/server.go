@@ -236,6 +236,9 @@ func (s *Server) Log() string {
 	return "--- stderr of lunar serve:\n" + text
 }
 
+// FullLog is all that the server printed on stderr.
+func (s *Server) FullLog() string { return s.log.String() }
+
 // finish checks the pool, ends the server and shows its log if the test failed.
 func (s *Server) finish() {
 	if s.t.Failed() {
