@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -201,7 +202,11 @@ func (p *Pool) takeLock() error {
 		return Errorf(ErrLocked, "data folder %s is in use by another server, pid %s; stop it first, or give another --data", p.opts.Dir, pid)
 	}
 	p.lock = lock
-	return writeFile(p.fs, p.path(pidFile), []byte(strconv.Itoa(os.Getpid())+"\n"))
+	// The pid is for people; a full file system must not keep the pool from being opened.
+	if err := writeFile(p.fs, p.path(pidFile), []byte(strconv.Itoa(os.Getpid())+"\n")); err != nil && !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	return nil
 }
 
 // makeIdentity chooses the identity of a new pool. It is written last, when

@@ -149,16 +149,29 @@ func (fs *SmallFS) Eat(n int64) (taken int64) {
 	return taken
 }
 
-// TakeBack removes all that Eat took.
+// TakeBack removes all that Eat took, and returns when it is free again: file systems free large files in the background.
 func (fs *SmallFS) TakeBack() {
 	fs.t.Helper()
 	files, err := filepath.Glob(filepath.Join(fs.Dir, "foreign-*"))
 	if err != nil {
 		fs.t.Fatal(err)
 	}
+	_, least := fs.Usage()
 	for _, name := range files {
+		if info, err := os.Stat(name); err == nil {
+			least += info.Size() * 9 / 10
+		}
 		if err := os.Remove(name); err != nil {
 			fs.t.Fatal(err)
 		}
 	}
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if _, free := fs.Usage(); free >= least/10*8 {
+			return
+		}
+	}
+	_, free := fs.Usage()
+	fs.t.Fatalf("%d MiB are free after foreign files were removed, want %d", free/mib, least/mib)
 }
+
+const mib = 1 << 20

@@ -216,6 +216,33 @@ func TestDiskFull(t *testing.T) {
 	wantRound(t, x)
 }
 
+// An index on a full file system is not opened, and says so at once; it is whole when there is space again.
+func TestOpenDiskFull(t *testing.T) {
+	noLeaks(t)
+	mem := vfs.NewMem()
+	x := openTest(t, Options{FS: mem})
+	if err := writeRound(x, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mem.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 4 << 20, TotalBytes: 1 << 30})
+	if x, err := Open(Options{FS: mem, Dir: "index", MergePages: toyMerge}); !errors.Is(err, ErrNoRoom) || !strings.Contains(err.Error(), "4 MiB free") {
+		t.Errorf("opening with 4 MiB left says %v, %v", x, err)
+	}
+	x, err := Open(Options{FS: mem, Dir: "index", MergePages: toyMerge, ReadOnly: true})
+	if err != nil {
+		t.Fatalf("reading needs no space: %v", err)
+	}
+	wantRound(t, x)
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	mem.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 64 << 20, TotalBytes: 1 << 30})
+	wantRound(t, openTest(t, Options{FS: mem}))
+}
+
 // A panic that is not ours to explain stays a panic.
 func TestForeignPanic(t *testing.T) {
 	noLeaks(t)

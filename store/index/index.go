@@ -81,6 +81,9 @@ func Open(o Options) (*Index, error) {
 	if err := prepareDir(x.fs, o); err != nil {
 		return nil, x.openError(err)
 	}
+	if err := x.toOpen(); err != nil {
+		return nil, err
+	}
 	lock, err := pebble.LockDirectory(o.Dir, x.fs)
 	if err != nil {
 		return nil, fmt.Errorf("index: cannot lock %s, another process may have it open: %w", o.Dir, err)

@@ -2,6 +2,7 @@ package index
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
@@ -110,6 +111,33 @@ func (r *room) await(c <-chan struct{}) error {
 
 func flushError(err error) error {
 	return fmt.Errorf("index: what is in memory cannot be written to tables, it is tried again: %w", err)
+}
+
+// toOpen refuses to open where the file system is too full for it: Pebble would try to write the tables of what its logs
+// hold for ever, without a word.
+func (x *Index) toOpen() error {
+	usage, err := x.fs.GetDiskUsage(x.opts.Dir)
+	if err != nil || x.opts.ReadOnly {
+		return nil
+	}
+	names, err := x.fs.List(x.opts.Dir)
+	if err != nil {
+		return fmt.Errorf("index: cannot list %s: %w", x.opts.Dir, err)
+	}
+	need := uint64(x.opts.logBytes())
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".log") {
+			continue
+		}
+		if info, err := x.fs.Stat(x.fs.PathJoin(x.opts.Dir, name)); err == nil {
+			need += uint64(info.Size())
+		}
+	}
+	if usage.AvailBytes < need {
+		return fmt.Errorf("%w: the file system of %s has %d MiB free, and opening wants %d MiB: make space on it and start again",
+			ErrNoRoom, x.opts.Dir, usage.AvailBytes>>20, (need+1<<20-1)>>20)
+	}
+	return nil
 }
 
 // disk refuses a batch that the file system would not take, as its half in the log would end all writing. Beside the batch it may
