@@ -2,24 +2,37 @@ package lun
 
 import (
 	"context"
+	"math"
 	"slices"
 
 	"lunar/cow"
 )
 
+// allPages is the range of every page.
+var allPages = pageRange{0, math.MaxUint64}
+
+// pageRange are the pages from one to before another.
+type pageRange struct{ from, to uint64 }
+
+func (r pageRange) has(num uint64) bool { return num >= r.from && num < r.to }
+
 // changes lists, ascending, the pages of which something is stored under an id.
 // What the head view of the branch holds unsaved must have been taken.
-func (p *Pool) changes(id cow.VersionID) ([]uint64, error) {
+func (p *Pool) changes(id cow.VersionID) ([]uint64, error) { return p.changesIn(id, allPages) }
+
+func (p *Pool) changesIn(id cow.VersionID, r pageRange) ([]uint64, error) {
 	p.treeMu.RLock()
 	v := p.tree.Version(id)
 	p.treeMu.RUnlock()
 	if v == nil {
 		return nil, nil
 	}
-	nums := p.overlay.touchedBy(v.Branch, id)
-	err := p.index.Changes(uint64(v.Branch), uint64(id), 0, func(num uint64) bool {
-		nums = append(nums, num)
-		return true
+	nums := slices.DeleteFunc(p.overlay.touchedBy(v.Branch, id), func(num uint64) bool { return !r.has(num) })
+	err := p.index.Changes(uint64(v.Branch), uint64(id), r.from, func(num uint64) bool {
+		if r.has(num) {
+			nums = append(nums, num)
+		}
+		return num < r.to
 	})
 	if err != nil {
 		return nil, Errorf(ErrCorrupt, "reading the change list of version %d: %w", id, err)
@@ -30,12 +43,16 @@ func (p *Pool) changes(id cow.VersionID) ([]uint64, error) {
 
 // groupChanges is changes for everything merged into a version.
 func (p *Pool) groupChanges(id cow.VersionID) ([]uint64, error) {
+	return p.groupChangesIn(id, allPages)
+}
+
+func (p *Pool) groupChangesIn(id cow.VersionID, r pageRange) ([]uint64, error) {
 	p.treeMu.RLock()
 	group := p.tree.Group(id, nil)
 	p.treeMu.RUnlock()
 	var out []uint64
 	for _, g := range group {
-		nums, err := p.changes(g)
+		nums, err := p.changesIn(g, r)
 		if err != nil {
 			return nil, err
 		}
@@ -111,74 +128,23 @@ func (p *Pool) Diff(_ context.Context, lun, a, b string, fn func(DiffRange) erro
 	return out
 }
 
-// Changed reports, for an NBD metadata context, which parts of the range differ
-// from a snapshot of the same LUN.
-func (v *Volume) Changed(since string, off, n int64, fn func(off, n int64, changed bool) bool) error {
-	lun, _, _ := cutExport(v.name)
-	old, err := v.pool.OpenVolume(lun, since)
-	if err != nil {
-		return err
-	}
-	defer old.Close()
-	m := merger{from: off, to: off + n, fn: func(o, l int64, unchanged, _ bool) bool { return fn(o, l, !unchanged) }}
-	at := off
-	err = v.eachChange(old, off, off+n, func(o, l int64, _ bool) bool {
-		ok := m.add(at, o, true, true) && m.add(o, o+l, false, false)
-		at = o + l
-		return ok
-	})
-	if err != nil {
-		return err
-	}
-	m.add(at, off+n, true, true)
-	m.flush()
-	return nil
-}
-
-// ChangedContexts lists the snapshots that Changed knows.
-func (v *Volume) ChangedContexts() []string {
-	lun, _, _ := cutExport(v.name)
-	p := v.pool
-	p.treeMu.RLock()
-	defer p.treeMu.RUnlock()
-	l, err := p.tree.LUNByName(lun)
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for _, s := range p.tree.Snapshots(l.ID) {
-		out = append(out, s.Name)
-	}
-	return out
-}
-
-func cutExport(name string) (lun, snap string, ok bool) {
-	for i := range name {
-		if name[i] == '@' {
-			return name[:i], name[i+1:], true
-		}
-	}
-	return name, "", false
-}
-
 // eachChange walks the blocks of [from, to) in which v differs from old.
 func (v *Volume) eachChange(old *Volume, from, to int64, fn func(off, n int64, hole bool) bool) error {
-	nums, err := v.pool.between(v.view, old.view)
+	const pageBytes = cow.PageBlocks * blockSize
+	nums, err := v.pool.between(v.view, old.view, pageRange{uint64(from / pageBytes), uint64((to-1)/pageBytes) + 1})
 	if err != nil {
 		return err
 	}
-	if lo, hi := min(v.Size(), old.Size()), max(v.Size(), old.Size()); lo < hi {
-		for num := uint64(lo) / blockSize / cow.PageBlocks; num <= uint64(hi-1)/blockSize/cow.PageBlocks && lo >= from; num++ {
+	// What one of them has beyond the end of the other has no change list.
+	lo, hi := max(min(v.Size(), old.Size()), from), min(max(v.Size(), old.Size()), to)
+	if lo < hi {
+		for num := uint64(lo / pageBytes); num <= uint64((hi-1)/pageBytes); num++ {
 			nums = append(nums, num)
 		}
 		slices.Sort(nums)
 		nums = slices.Compact(nums)
 	}
 	for _, num := range nums {
-		start := int64(num*cow.PageBlocks) * blockSize
-		if start >= to || start+cow.PageBlocks*blockSize <= from {
-			continue
-		}
 		more, err := v.pageChanges(old, num, fn)
 		if err != nil || !more {
 			return err
@@ -223,6 +189,9 @@ func (v *Volume) owners(num uint64) (out [cow.PageBlocks]cow.Entry, err error) {
 		return out, err
 	}
 	defer pg.mu.Unlock()
+	if v.view.dead.Load() {
+		return out, errGone
+	}
 	v.pool.treeMu.RLock()
 	defer v.pool.treeMu.RUnlock()
 	for i := range out {
@@ -238,7 +207,7 @@ func (v *Volume) owners(num uint64) (out [cow.PageBlocks]cow.Entry, err error) {
 
 // between lists the pages that the versions between two of one family changed:
 // those on both paths up to the newest version that both read through.
-func (p *Pool) between(a, b *view) ([]uint64, error) {
+func (p *Pool) between(a, b *view, r pageRange) ([]uint64, error) {
 	p.takeAll()
 	p.treeMu.RLock()
 	up := func(id cow.VersionID) (out []cow.VersionID) {
@@ -254,7 +223,7 @@ func (p *Pool) between(a, b *view) ([]uint64, error) {
 	}
 	var nums []uint64
 	for _, id := range append(pa, pb...) {
-		n, err := p.groupChanges(id)
+		n, err := p.groupChangesIn(id, r)
 		if err != nil {
 			return nil, err
 		}

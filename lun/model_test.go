@@ -303,7 +303,7 @@ func (m *model) rollback() {
 	m.check(err, "rollback")
 	m.settle()
 	if r.Kept != nil {
-		_, name, _ := cutExport(*r.Kept)
+		_, name, _ := strings.Cut(*r.Kept, "@")
 		m.snaps[lun][name] = m.heads[lun]
 	}
 	m.heads[lun] = m.snaps[lun][snap].clone()

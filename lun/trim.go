@@ -67,6 +67,12 @@ func (v *Volume) Zero(off, n int64, noHole, fua bool) error {
 	return err
 }
 
+// FastZero says whether Zero of a range is faster than writing it: it is one
+// record without data, unless there are parts of blocks to be written.
+func (v *Volume) FastZero(off, n int64) bool {
+	return off%blockSize == 0 && ((off+n)%blockSize == 0 || off+n == v.Size())
+}
+
 // erasure says what becomes of a range.
 type erasure uint8
 

@@ -28,6 +28,7 @@ type Volume struct {
 	desc  string
 	ro    bool
 	shard uint32
+	bases bases
 }
 
 // Size returns the size of the device in bytes.
@@ -106,6 +107,7 @@ func (p *Pool) openFrozen(ver *cow.Version) (*view, error) {
 
 // Close gives the handle back.
 func (v *Volume) Close() error {
+	v.bases.close()
 	v.pool.closeView(v.view)
 	return nil
 }

@@ -67,8 +67,11 @@ type (
 	// Namer tells an export's own name, where it was opened by another one.
 	Namer interface{ Name() string }
 
-	// FastZeroer says whether Zero is always faster than writing as many bytes.
-	FastZeroer interface{ FastZero() bool }
+	// FastZeroer says of a range whether Zero is faster than writing it. Without
+	// it, FAST_ZERO is not offered.
+	FastZeroer interface {
+		FastZero(off, n int64) bool
+	}
 
 	// Prefetcher gets a range ready to be read. Without it, CACHE reads the range.
 	Prefetcher interface {
@@ -76,7 +79,7 @@ type (
 	}
 
 	// ChangeReporter tells which blocks differ from a snapshot. ChangedContexts
-	// lists the snapshots; each is offered as lunar:changed:NAME and, for tools
+	// lists the snapshots, newest first; each is offered as lunar:changed:NAME and, for tools
 	// that know it, as qemu:dirty-bitmap:NAME. Changed reports like Extents.
 	ChangeReporter interface {
 		ChangedContexts() []string

@@ -1,5 +1,7 @@
 package nbd
 
+import "syscall"
+
 // execute carries out a request that was validated, and collects its reply;
 // payload is what came with it. A READ is at most smallRead here.
 func (s *session) execute(r *request, payload []byte, out *batch) {
@@ -18,6 +20,10 @@ func (s *session) execute(r *request, payload []byte, out *batch) {
 	case r.typ == cmdTrim:
 		err = s.device.Trim(off, n, fua)
 	case r.typ == cmdWriteZeroes:
+		if r.flags&cmdFlagFastZero != 0 && !s.device.(FastZeroer).FastZero(off, n) { // offered, so it is one
+			err = syscall.ENOTSUP
+			break
+		}
 		err = s.device.Zero(off, n, r.flags&cmdFlagNoHole != 0, fua)
 	case r.typ == cmdCache:
 		err = s.prefetch(off, n)

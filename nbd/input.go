@@ -28,6 +28,7 @@ type input struct {
 	wait   bool
 	n      int
 	err    error
+	first  [1]byte
 	onFD   func(fd uintptr) bool
 
 	// Polling. A connection is hot when its client sent something a moment ago.
@@ -153,10 +154,7 @@ func (in *input) discard(n uint64) error {
 func (in *input) receive() error {
 	in.n, in.err = 0, nil
 	if in.raw == nil {
-		in.n, in.err = in.nc.Read(in.space())
-		if in.n > 0 {
-			in.err = nil
-		}
+		in.read()
 	} else if err := in.raw.Read(in.onFD); err != nil && in.err == nil {
 		in.err = err
 	}
@@ -170,6 +168,24 @@ func (in *input) receive() error {
 		in.w += in.n
 	}
 	return nil
+}
+
+// read receives from a connection that cannot be waited for without a buffer. It
+// waits for the first byte with none of its own, so that an idle connection
+// costs none here either; what has come with it is there at once.
+func (in *input) read() {
+	if in.target == nil && in.buffered() == 0 {
+		in.drop()
+		if in.n, in.err = in.nc.Read(in.first[:]); in.n == 0 {
+			return
+		}
+		in.err = nil
+		in.space()[0] = in.first[0]
+		return
+	}
+	if in.n, in.err = in.nc.Read(in.space()); in.n > 0 {
+		in.err = nil
+	}
 }
 
 // space is where to receive to.

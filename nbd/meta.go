@@ -1,6 +1,9 @@
 package nbd
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Names of metadata contexts.
 const (
@@ -8,6 +11,9 @@ const (
 	prefixChanged      = "lunar:changed:"
 	prefixDirtyBitmap  = "qemu:dirty-bitmap:"
 	maxSelectedContext = 64 // each is a bit of a uint64 in BLOCK_STATUS
+	// maxListedSnapshots are offered to those who do not ask by name. A LUN may
+	// have far more; all of them can be selected.
+	maxListedSnapshots = 256
 )
 
 // metaContext is a context that a client has selected; its id is its place in
@@ -15,6 +21,7 @@ const (
 type metaContext struct {
 	name  string
 	since string // the snapshot compared with; "" for base:allocation
+	age   int    // how many snapshots are newer
 }
 
 // contextsOf lists all contexts of a device.
@@ -26,9 +33,9 @@ func contextsOf(d Device) []metaContext {
 	}
 	snapshots := c.ChangedContexts()
 	for _, prefix := range []string{prefixChanged, prefixDirtyBitmap} {
-		for _, s := range snapshots {
+		for age, s := range snapshots {
 			if s != "" && validName([]byte(prefix+s)) {
-				list = append(list, metaContext{name: prefix + s, since: s})
+				list = append(list, metaContext{name: prefix + s, since: s, age: age})
 			}
 		}
 	}
@@ -78,15 +85,24 @@ func takeString(b []byte) (s string, rest []byte, ok bool) {
 }
 
 // matchContexts picks what the queries ask for, each context once. With list, a
-// query may be a wildcard: a namespace ("lunar:") or a kind ("lunar:changed:").
+// query may be a wildcard: a namespace ("lunar:") or a kind ("lunar:changed:");
+// no query at all stands for everything.
 func matchContexts(all []metaContext, queries []string, list bool) []metaContext {
+	exact := make(map[string]bool, len(queries))
+	var wild []string
+	for _, q := range queries {
+		if exact[q] = true; list && isWildcard(q) && !slices.Contains(wild, q) {
+			wild = append(wild, q)
+		}
+	}
+	if list && len(queries) == 0 {
+		wild = []string{""}
+	}
 	var found []metaContext
 	for _, c := range all {
-		for _, q := range queries {
-			if q == c.name || list && isWildcard(q) && strings.HasPrefix(c.name, q) {
-				found = append(found, c)
-				break
-			}
+		begins := func(q string) bool { return strings.HasPrefix(c.name, q) }
+		if exact[c.name] || c.age < maxListedSnapshots && slices.ContainsFunc(wild, begins) {
+			found = append(found, c)
 		}
 	}
 	return found

@@ -345,9 +345,7 @@ func (n *negotiation) metaContext(option uint32, data []byte) outcome {
 	}
 	found := contextsOf(d)
 	_ = d.Close()
-	if set || len(q.queries) > 0 {
-		found = matchContexts(found, q.queries, !set)
-	}
+	found = matchContexts(found, q.queries, !set)
 	if set {
 		if len(found) > maxSelectedContext {
 			return refuse(repErrTooBig, "more than 64 metadata contexts")

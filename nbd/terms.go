@@ -22,7 +22,7 @@ func transmissionFlags(d Device, structured, extended bool, contexts int) uint16
 		return flags | flagReadOnly
 	}
 	flags |= flagSendFUA | flagSendTrim | flagSendWriteZeroes
-	if f, ok := d.(FastZeroer); ok && f.FastZero() {
+	if _, ok := d.(FastZeroer); ok {
 		flags |= flagSendFastZero
 	}
 	return flags

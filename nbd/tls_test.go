@@ -241,3 +241,6 @@ func TestTLSNotConfigured(t *testing.T) {
 		t.Error("an unknown mode was accepted")
 	}
 }
+
+// config is a client's, without a certificate.
+func (c certs) config() *tls.Config { return &tls.Config{RootCAs: c.pool, ServerName: "localhost"} }

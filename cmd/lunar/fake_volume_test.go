@@ -31,6 +31,9 @@ func (v *fakeVolume) Buffer(n int) []byte { return make([]byte, n) }
 func (v *fakeVolume) Discard([]byte)      {}
 func (v *fakeVolume) Close() error        { return v.pool.failing("close-volume", v.name) }
 
+func (v *fakeVolume) Prefetch(int64, int64) error { return nil }
+func (v *fakeVolume) FastZero(int64, int64) bool  { return false }
+
 func (v *fakeVolume) ChangedContexts() []string { return nil }
 
 func (v *fakeVolume) Changed(string, int64, int64, func(int64, int64, bool) bool) error {

@@ -55,6 +55,8 @@ type volume interface {
 	nbd.Device
 	nbd.Namer
 	nbd.ChangeReporter
+	nbd.Prefetcher
+	nbd.FastZeroer
 }
 
 // poolOptions is how this program opens a pool.
