@@ -21,11 +21,11 @@ PACKAGES := gcc libc6-dev git qemu-system-x86 qemu-utils nbdkit libnbd-bin pytho
             linux-image-cloud-amd64 busybox-static xfsprogs e2fsprogs strace
 
 .PHONY: help build run tools test test-unit test-rules test-integration test-guest test-long \
-        crash fuzz bench bench-quick lint vet clean
+        crash fuzz bench bench-quick bench-versions bench-versions-quick bench-versions-many lint vet clean
 
 help: ## List the targets
 	@echo "Lunar $(VERSION). Targets:"
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r t d; do printf '  %-18s %s\n' "$$t" "$$d"; done
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r t d; do printf '  %-21s %s\n' "$$t" "$$d"; done
 	@echo "Variables: FUZZTIME=60s"
 
 build: ## Build the static release binary bin/lunar
@@ -44,7 +44,6 @@ tools: ## Install the Debian packages that the tests need (only what is missing;
 	  "$${root[@]}" apt-get update -q; \
 	  "$${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
 	fi
-	@integration/qemu10.sh .cache/qemu10
 
 test: tools ## Everything: build, vet, unit and model tests with -race, import rules, guest, integration
 	$(MAKE) build
@@ -82,11 +81,21 @@ fuzz: ## Each fuzz target for FUZZTIME (60s)
 	  for f in $$(go test -list '^Fuzz' "$$p" | grep '^Fuzz' || true); do \
 	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "$$p"; done; done
 
-bench: tools build ## lunar beside nbdkit and qemu-nbd, all rows of the target table; writes docs/bench
+bench: tools build ## lunar beside nbdkit and qemu-nbd, all rows of the target table, then bench-versions; writes docs/bench
 	go run ./integration/bench -lunar $(BIN) -out docs/bench
+	$(MAKE) bench-versions
 
 bench-quick: tools build ## The main rows in about two minutes
 	go run ./integration/bench -lunar $(BIN) -out docs/bench -quick
+
+bench-versions: tools build ## Snapshots, rollbacks, clones, deletes at full size, beside qcow2 (about an hour, 40 GB in /tmp)
+	go run ./integration/bench -lunar $(BIN) -out docs/bench -versions all
+
+bench-versions-quick: tools build ## The same in small, a few minutes
+	go run ./integration/bench -lunar $(BIN) -out docs/bench -versions logical,head,miss,delete,merge,index,pause,clones -quick
+
+bench-versions-many: tools build ## 65,536 snapshots of one LUN
+	go run ./integration/bench -lunar $(BIN) -out docs/bench -versions many
 
 lint: ## gofmt, go vet, golangci-lint (built into bin/ at a pinned version)
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$bad" ] || { echo "not gofmt'ed: $$bad"; exit 1; }

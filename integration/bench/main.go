@@ -25,6 +25,7 @@ type bench struct {
 	only     string
 	servers  []string
 	quick    bool
+	pprof    string
 
 	top    string // folder of the servers' files
 	source string // 1 GiB of data that does not compress, for nbdcopy in
@@ -45,6 +46,8 @@ func main() {
 	flag.StringVar(&b.only, "only", "", "only the rows whose id contains this")
 	flag.StringVar(&servers, "servers", strings.Join(kinds, ","), "servers to run; the first is the measure")
 	flag.BoolVar(&b.quick, "quick", false, "about two minutes: 1 s, 3 repeats, the main rows, without qemu-nbd")
+	parts := flag.String("versions", "", "measure snapshots, rollbacks and clones instead: a list of "+partNames()+", or all")
+	flag.StringVar(&b.pprof, "pprof", "", "serve lunar's profiles on HOST:PORT (with -versions)")
 	flag.Parse()
 	b.servers = strings.Split(servers, ",")
 	b.mode = "full"
@@ -52,20 +55,30 @@ func main() {
 		b.mode, b.seconds, b.repeats, b.pairRuns = "quick", 1, 3, 5
 		b.servers = slices.DeleteFunc(b.servers, func(kind string) bool { return kind == "qemu-nbd" })
 	}
-	if err := b.run(dir); err != nil {
+	run := b.run
+	if *parts != "" {
+		run = newVersions(b, *parts).run
+	}
+	if err := run(dir); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func (b *bench) run(dir string) (err error) {
+// begin checks the options and makes the folder of the servers' files, which its caller removes.
+func (b *bench) begin(dir string) (err error) {
 	if b.seconds < 1 {
 		return fmt.Errorf("-seconds %d: fio reads less than 1 as no limit", b.seconds)
 	}
 	if b.lunar, err = filepath.Abs(b.lunar); err != nil {
 		return err
 	}
-	if b.top, err = os.MkdirTemp(dir, "lunar-bench"); err != nil {
+	b.top, err = os.MkdirTemp(dir, "lunar-bench")
+	return err
+}
+
+func (b *bench) run(dir string) error {
+	if err := b.begin(dir); err != nil {
 		return err
 	}
 	defer os.RemoveAll(b.top)

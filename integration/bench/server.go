@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -23,6 +22,7 @@ type server struct {
 	dir  string // its files, removed with it
 	uri  string
 	args []string // how it was started
+	env  []string // beside its own environment
 
 	cmd   *exec.Cmd
 	admin string // lunar only
@@ -79,6 +79,7 @@ func start(kind, lunar, top string, size int64) (*server, error) {
 func (s *server) run(socket string) error {
 	s.cmd = exec.Command(s.args[0], s.args[1:]...)
 	s.cmd.Dir = s.dir
+	s.cmd.Env = append(os.Environ(), s.env...)
 	log, err := os.Create(filepath.Join(s.dir, "log"))
 	if err != nil {
 		return err
@@ -151,15 +152,17 @@ func (s *server) disk() int64 {
 
 // stop ends the server and removes its files.
 func (s *server) stop() error {
-	if s.cmd != nil && s.cmd.Process != nil {
-		s.cmd.Process.Signal(syscall.SIGTERM)
-		ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
-		defer cancel()
-		go func() {
-			<-ctx.Done()
-			s.cmd.Process.Kill()
-		}()
-		s.cmd.Wait()
-	}
+	s.end() //nolint:errcheck // servers that die of the signal report it as a failure
 	return os.RemoveAll(s.dir)
+}
+
+// end ends the server; its files stay. The error says that it did not end well.
+func (s *server) end() error {
+	if s.cmd == nil || s.cmd.Process == nil {
+		return nil
+	}
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	kill := time.AfterFunc(readyTimeout, func() { s.cmd.Process.Kill() })
+	defer kill.Stop()
+	return s.cmd.Wait()
 }
