@@ -44,6 +44,7 @@ tools: ## Install the Debian packages that the tests need (only what is missing;
 	  "$${root[@]}" apt-get update -q; \
 	  "$${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$${missing[@]}"; \
 	fi
+	@integration/qemu10.sh .cache/qemu10
 
 test: tools ## Everything: build, vet, unit and model tests with -race, import rules, guest, integration
 	$(MAKE) build

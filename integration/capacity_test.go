@@ -1,10 +1,12 @@
 package integration
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -178,4 +180,21 @@ func segmentBytes(t *testing.T, s *harness.Server) int64 {
 		t.Fatal(err)
 	}
 	return info.Size()
+}
+
+// events are the messages of all events that contain a text.
+func events(t *testing.T, s *harness.Server, text string) (found []string) {
+	t.Helper()
+	for _, line := range strings.Split(strings.TrimSpace(s.Lunar("events", "-o", "json")), "\n") {
+		var e struct {
+			Message string `json:"message"`
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("events: %v in %q", err, line)
+		}
+		if strings.Contains(e.Message, text) {
+			found = append(found, e.Message)
+		}
+	}
+	return found
 }

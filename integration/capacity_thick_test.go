@@ -12,7 +12,7 @@ import (
 // blocks die all over the segments, and there is hardly any slack: the cleaner must keep up, and no write may fail.
 func TestThickForever(t *testing.T) {
 	t.Parallel()
-	disk, length, times := int64(smallSize/2), 20*time.Second, int64(2)
+	disk, length, times := int64(smallSize/2), 20*time.Second, int64(1)
 	if harness.Long() {
 		disk, length, times = smallSize, 10*time.Minute, 4
 	}
@@ -41,6 +41,9 @@ func TestThickForever(t *testing.T) {
 		float64(load.written.Load())/mib/took.Seconds(), time.Duration(load.slowest.Load()).Round(time.Millisecond), used/mib, free/mib)
 	if load.written.Load() < times*size {
 		t.Errorf("no more than that in %v", took)
+	}
+	if damage := events(t, s, "cannot be cleaned"); len(damage) > 0 {
+		t.Errorf("the cleaner found damage: %q", damage)
 	}
 	checkDisk(t, s, "a thick LUN overwritten at random")
 }

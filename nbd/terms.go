@@ -95,10 +95,7 @@ func (t *terms) validateFlags(r *request) (errno, string) {
 			allowed |= cmdFlagDF
 		}
 	case cmdWrite:
-		if t.extended {
-			if r.flags&cmdFlagPayloadLen == 0 {
-				return errInval, "an extended WRITE needs the flag PAYLOAD_LEN"
-			}
+		if t.extended { // proto.md demands it, but qemu 10 leaves it out
 			allowed |= cmdFlagPayloadLen
 		}
 	case cmdWriteZeroes:

@@ -161,13 +161,7 @@ func parseRequest(b []byte, extended bool) (r request, ok bool) {
 
 // payloadLen is how many bytes follow the header.
 func (r *request) payloadLen(extended bool) uint64 {
-	if extended {
-		if r.flags&cmdFlagPayloadLen != 0 {
-			return r.length
-		}
-		return 0
-	}
-	if r.typ == cmdWrite {
+	if r.typ == cmdWrite || extended && r.flags&cmdFlagPayloadLen != 0 {
 		return r.length
 	}
 	return 0

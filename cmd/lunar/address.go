@@ -5,6 +5,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
+
+	"lunar/nbd"
 )
 
 // maxUnixPath is what a unix address holds: 108 bytes less the final zero.
@@ -18,7 +20,50 @@ type address struct {
 
 func (a address) String() string { return a.network + "://" + a.addr }
 
-// parseAddress reads an address of --listen.
+// listenAddress is an address of --listen, with a TLS mode of its own if it has
+// one: ?tls=MODE.
+type listenAddress struct {
+	address
+	tls string // "": what tls.mode says for tcp, off for unix
+}
+
+func (a listenAddress) String() string {
+	if a.tls == "" {
+		return a.address.String()
+	}
+	return a.address.String() + tlsQuery + a.tls
+}
+
+const tlsQuery = "?tls="
+
+// mode is the listener's TLS mode. What tls.mode says does not concern unix
+// sockets: the system says who may open those.
+func (a listenAddress) mode(byDefault nbd.TLSMode) nbd.TLSMode {
+	switch {
+	case a.tls != "":
+		m, err := nbd.ParseTLSMode(a.tls)
+		must(err) // checked when it was parsed
+		return m
+	case a.network == "unix":
+		return nbd.TLSOff
+	}
+	return byDefault
+}
+
+// parseListenAddress reads an address of --listen.
+func parseListenAddress(s string) (listenAddress, error) {
+	text, mode := s, ""
+	if i := strings.LastIndex(s, tlsQuery); i >= 0 {
+		text, mode = s[:i], s[i+len(tlsQuery):]
+		if _, err := nbd.ParseTLSMode(mode); err != nil || mode == "" {
+			return listenAddress{}, usagef("address %q: want ?tls=off, ?tls=allowed or ?tls=required", s)
+		}
+	}
+	a, err := parseAddress(text)
+	return listenAddress{a, mode}, err
+}
+
+// parseAddress reads an address without more.
 func parseAddress(s string) (address, error) {
 	if strings.HasPrefix(s, "unix:") {
 		path, err := parseUnixAddress(s)

@@ -22,13 +22,14 @@ import (
 // admin answers the admin API over the pool. The socket's mode decides who may
 // ask: there is no other authentication.
 type admin struct {
-	pool    pool
-	clients lun.ClientControl
-	changed func(lunName string) // told of a LUN whose settings have changed
-	events  *eventHub
-	config  []configValue
-	info    serverInfo
-	log     *slog.Logger
+	pool     pool
+	clients  lun.ClientControl
+	changed  func(lunName string) // told of a LUN whose settings have changed
+	warnings func() []lun.Warning // beside the pool's
+	events   *eventHub
+	config   []configValue
+	info     serverInfo
+	log      *slog.Logger
 }
 
 // handler routes the API.

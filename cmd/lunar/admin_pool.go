@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"lunar/lun"
@@ -75,7 +76,7 @@ func (s *admin) disconnectClient(w http.ResponseWriter, r *http.Request) error {
 func (s *admin) status(w http.ResponseWriter, _ *http.Request) error {
 	a := statusAnswer{
 		Pool: s.pool.Status(), LUNs: s.pool.LUNs(), Clients: s.clients.Clients(),
-		Warnings: s.pool.Warnings(), Server: s.info,
+		Warnings: append(slices.Clone(s.pool.Warnings()), s.warnings()...), Server: s.info,
 	}
 	if a.LUNs == nil {
 		a.LUNs = []lun.LUNInfo{}

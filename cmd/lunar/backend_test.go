@@ -128,7 +128,7 @@ func TestClientControl(t *testing.T) {
 func TestAttachedClients(t *testing.T) {
 	e := newEnv(t)
 	stub := &stubNBD{}
-	e.srv.admin.Handler = e.srv.counted((&admin{pool: e.pool, clients: clientControl{stub}, changed: func(string) {}, events: e.srv.events, log: e.srv.log}).handler())
+	e.srv.admin.Handler = e.srv.counted((&admin{pool: e.pool, clients: clientControl{stub}, changed: func(string) {}, warnings: func() []lun.Warning { return nil }, events: e.srv.events, log: e.srv.log}).handler())
 	e.pool.SetClients(clientControl{stub})
 	e.must("lun", "create", "disk", "1M")
 	e.must("snapshot", "create", "disk@a")

@@ -8,7 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"os"
+	"os/signal"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -28,12 +31,18 @@ stdout:
   ready nbd=tcp://127.0.0.1:10809 nbd=unix:///D/nbd.sock admin=unix:///D/admin.sock
 
 The log goes to stderr. SIGTERM and SIGINT end the server cleanly, a second one at
-once.
+once. SIGHUP reads the TLS certificates again.
+
+TLS is off unless --tls, or ?tls=MODE behind an address, says allowed or required;
+"lunar tls init" makes the certificates. Unix sockets have TLS only where their
+address says so. Sockets that systemd passes (LISTEN_FDS) serve NBD in place of
+the default addresses.
 
 ` + configLong + `
 "lunar config show" lists the keys.`,
 		Example: `  lunar serve --data ./lunar-data
   lunar serve --data /srv/lunar --capacity 500G --listen tcp://0.0.0.0:10809
+  lunar serve --data /srv/lunar --listen "tcp://0.0.0.0:10809?tls=required" --tls-dir /etc/lunar/tls
   lunar serve --config /etc/lunar/lunar.yaml`,
 		Args: wantArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runServe(cmd, a, o) },
@@ -52,9 +61,13 @@ func runServe(cmd *cobra.Command, a *app, o serveOptions) error {
 	if c.Data == "" {
 		return usagef("the data folder is missing: want --data DIR, %s or the key data", envName("data"))
 	}
-	if len(c.Listen) == 0 {
-		c.Listen = defaultListen(c.Data)
+	if c.Passed, err = passedListeners(os.Getenv, os.Getpid()); err != nil {
+		return err
 	}
+	// From here on SIGHUP reads the certificates again; it does not end anything.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	log := newLogger(cmd.ErrOrStderr(), c)
 	applyMemory(c)
 	if o.pprof != "" {
@@ -71,7 +84,8 @@ func runServe(cmd *cobra.Command, a *app, o serveOptions) error {
 	if _, err := fmt.Fprintln(cmd.OutOrStdout(), s.readyLine()); err != nil {
 		log.Warn("the ready line could not be written", "error", err)
 	}
-	return s.run(cmd.Context())
+	notifyReady(os.Getenv, log)
+	return s.run(cmd.Context(), hangup)
 }
 
 func newLogger(w io.Writer, c *config) *slog.Logger {

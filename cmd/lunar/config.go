@@ -5,23 +5,26 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/viper"
 
 	"lunar/lun"
+	"lunar/nbd"
 )
 
 // config is what `lunar serve` runs with, checked. It comes from the file, over
 // it the environment, over it the flags.
 type config struct {
-	Data         string // absolute
-	Listen       []address
+	Data         string          // absolute
+	Listen       []listenAddress // none: the default, see listeners
 	Capacity     int64
 	Preallocate  bool
 	SegmentBytes int64
@@ -33,6 +36,15 @@ type config struct {
 	LogFormat    string
 	MemoryLimit  int64 // 0: Go's own
 	GCPercent    int   // 0: Go's own
+
+	Passed []net.Listener // by systemd; not part of the configuration
+
+	TLSMode        nbd.TLSMode // of tcp listeners that have none of their own
+	TLSDir         string      // absolute; "": none
+	TLSClientCerts bool        // a client must show one
+	NBD            nbd.Options // its limits
+	PerListener    int         // connections; 0: no limit
+	PerAddress     int
 
 	values []configValue
 }
@@ -53,7 +65,15 @@ type configKey struct {
 
 var configKeys = []configKey{
 	{"data", "data", "", "data `DIR` of the pool, made if missing", setData},
-	{"listen", "listen", "", "address to serve NBD on: `ADDR` is tcp://HOST:PORT or unix:///PATH; may be repeated", setListen},
+	{"listen", "listen", "", "serve NBD on `ADDR`: tcp://HOST:PORT or unix:///PATH; may be repeated", setListen},
+	{"tls.mode", "tls", "off", "TLS on tcp listeners, as `off|allowed|required`", setTLSMode},
+	{"tls.dir", "tls-dir", "", "folder `DIR` with ca-cert.pem, server-cert.pem and server-key.pem", setTLSDir},
+	{"tls.client_certs", "tls-client-certs", "optional", "certificates of clients, `optional|required`", oneOf(func(c *config, s string) { c.TLSClientCerts = s == "required" }, "optional", "required")},
+	{"nbd.connections", "", "1024", "", count(0, 1<<20, func(c *config, n int) { c.PerListener = n })},
+	{"nbd.connections_per_address", "", "256", "", count(0, 1<<20, func(c *config, n int) { c.PerAddress = n })},
+	{"nbd.handshake_timeout", "", "10s", "", setHandshakeTimeout},
+	{"nbd.memory", "", "512M", "", size(1<<20, 1<<50, func(c *config, n int64) { c.NBD.MemoryTotal = n })},
+	{"nbd.memory_per_connection", "", "64M", "", size(1<<20, 1<<50, func(c *config, n int64) { c.NBD.MemoryPerConnection = n })},
 	{"capacity", "capacity", "", "capacity of the pool as `SIZE`; given again it resizes", size(1<<20, math.MaxInt64, func(c *config, n int64) { c.Capacity = n })},
 	{"preallocate", "preallocate", "false", "take the capacity from the file system at once", setPreallocate},
 	{"segment.size", "", "", "", setSegmentSize},
@@ -213,7 +233,40 @@ func buildConfig(v *viper.Viper, source func(configKey) string) (*config, error)
 		c.values = append(c.values, configValue{k.name, text, from})
 	}
 	c.showDefaults()
+	if key, err := c.checkTLS(); err != nil {
+		return nil, fmt.Errorf("%s (from %s): %w", key, source(configKeyNamed(key)), err)
+	}
 	return c, nil
+}
+
+func configKeyNamed(name string) configKey {
+	return configKeys[slices.IndexFunc(configKeys, func(k configKey) bool { return k.name == name })]
+}
+
+// checkTLS refuses listeners that want TLS where there are no certificates; key
+// is the one that wants it.
+func (c *config) checkTLS() (key string, err error) {
+	for _, a := range c.listeners() {
+		if mode := a.mode(c.TLSMode); mode != nbd.TLSOff && c.TLSDir == "" {
+			if a.tls != "" {
+				return "listen", noCertificates(a, mode)
+			}
+			return "tls.mode", noCertificates(a, mode)
+		}
+	}
+	return "", nil
+}
+
+func noCertificates(a listenAddress, mode nbd.TLSMode) error {
+	return fmt.Errorf("TLS is %s on %s, but tls.dir names no folder of certificates; \"lunar tls init DIR\" makes one", mode, a.address)
+}
+
+// listeners are where NBD is to be served.
+func (c *config) listeners() []listenAddress {
+	if len(c.Listen) > 0 {
+		return c.Listen
+	}
+	return defaultListen(c.Data)
 }
 
 // showDefaults says in words what holds where the table has no value.
@@ -224,9 +277,10 @@ func (c *config) showDefaults() {
 		"area.reserve":      "20% for thick LUNs, 0 for thin ones",
 		"memory.limit":      "none",
 		"memory.gc_percent": "100",
+		"tls.dir":           "none",
 	}
 	if c.Data != "" {
-		words["listen"] = joinAddresses(defaultListen(c.Data))
+		words["listen"] = joinAddresses(c.listeners())
 	} else {
 		words["listen"] = "tcp://127.0.0.1:10809 unix://DIR/nbd.sock"
 	}
@@ -269,8 +323,8 @@ func setData(c *config, s string) error {
 	return err
 }
 
-func defaultListen(data string) []address {
-	return []address{{"tcp", "127.0.0.1:10809"}, {"unix", filepath.Join(data, "nbd.sock")}}
+func defaultListen(data string) []listenAddress {
+	return []listenAddress{{address: address{"tcp", "127.0.0.1:10809"}}, {address: address{"unix", filepath.Join(data, "nbd.sock")}}}
 }
 
 // splitAddresses cuts a list at the blanks or commas before a scheme: paths may
@@ -291,18 +345,39 @@ func splitAddresses(s string) []string {
 // setListen takes one address or a list of them.
 func setListen(c *config, s string) error {
 	for _, part := range splitAddresses(s) {
-		a, err := parseAddress(part)
+		a, err := parseListenAddress(part)
 		if err == nil && a.network == "unix" {
 			err = checkUnixPath(a.addr)
 		}
 		if err != nil {
 			return err
 		}
-		if a.network == "unix" && slices.Contains(c.Listen, a) {
+		if a.network == "unix" && slices.ContainsFunc(c.Listen, func(b listenAddress) bool { return a.address == b.address }) {
 			return usagef("address %s is there twice", a)
 		}
 		c.Listen = append(c.Listen, a)
 	}
+	return nil
+}
+
+func setTLSMode(c *config, s string) (err error) {
+	if c.TLSMode, err = nbd.ParseTLSMode(s); err != nil {
+		return usagef("%q: want off, allowed or required", s)
+	}
+	return nil
+}
+
+func setTLSDir(c *config, s string) (err error) {
+	c.TLSDir, err = filepath.Abs(s)
+	return err
+}
+
+func setHandshakeTimeout(c *config, s string) error {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < time.Second || d > time.Hour {
+		return usagef("%q: want a time from 1s to 1h", s)
+	}
+	c.NBD.HandshakeTimeout = d
 	return nil
 }
 

@@ -6,8 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"lunar/lun"
+	"lunar/nbd"
 )
 
 // configOf runs `config show` and returns value and source of each key.
@@ -136,6 +138,10 @@ func TestConfigRefusals(t *testing.T) {
 		{"bad address", "listen: nowhere\n", []string{"listen", "nowhere"}},
 		{"long path", "listen: unix://" + long + "\n", []string{"listen", long, "107"}},
 		{"path twice", "listen: [unix:///a, unix:///a]\n", []string{"unix:///a", "twice"}},
+		{"bad timeout", "nbd: {handshake_timeout: 10}\n", []string{"nbd.handshake_timeout", "1s"}},
+		{"too many", "nbd: {connections: -1}\n", []string{"nbd.connections", "0"}},
+		{"TLS without certificates", "tls: {mode: required}\n", []string{"tls.dir"}},
+		{"the same path with TLS", "listen: [unix:///a, 'unix:///a?tls=off']\n", []string{"unix:///a", "twice"}},
 		{"bad memory", "memory: {gc_percent: -1}\n", []string{"memory.gc_percent"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -180,5 +186,37 @@ func TestConfigReachesThePool(t *testing.T) {
 	}
 	if c.MemoryLimit != 1<<30 || c.GCPercent != 50 {
 		t.Errorf("%+v", c)
+	}
+}
+
+func TestConfigReachesTheNBDServer(t *testing.T) {
+	isolate(t)
+	writeFileT(t, "c.yaml", []byte("data: d\nnbd: {connections: 5, connections_per_address: 0, handshake_timeout: 3s, memory: 100M, memory_per_connection: 10M}\n"+
+		"listen: ['tcp://127.0.0.1:0?tls=off', 'unix:///tmp/x']\ntls: {mode: allowed, dir: certs, client_certs: required}\n"))
+	v, err := readConfigFile("c.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := buildConfig(v, func(configKey) string { return "c.yaml" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := c.NBD; n.HandshakeTimeout != 3*time.Second || n.MemoryTotal != 100<<20 || n.MemoryPerConnection != 10<<20 || c.PerListener != 5 || noLimit(c.PerAddress) != -1 {
+		t.Errorf("%+v", c)
+	}
+	dir, _ := filepath.Abs("certs")
+	if !c.TLSClientCerts || c.TLSDir != dir || c.TLSMode != nbd.TLSAllowed {
+		t.Errorf("%+v", c)
+	}
+	for i, want := range []nbd.TLSMode{nbd.TLSOff, nbd.TLSOff} {
+		if l := planListeners(c)[i]; l.mode != want {
+			t.Errorf("%s: %v", l.listenAddress, l.mode)
+		}
+	}
+	c.Listen[0].tls, c.Listen[1].tls = "", "required"
+	for i, want := range []nbd.TLSMode{nbd.TLSAllowed, nbd.TLSRequired} {
+		if l := planListeners(c)[i]; l.mode != want {
+			t.Errorf("%s: %v", l.listenAddress, l.mode)
+		}
 	}
 }

@@ -13,11 +13,17 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-
-	"lunar/nbd"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asLunar makes this test binary the program itself.
+const asLunar = "TEST_AS_LUNAR"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asLunar) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // env is a server over a fake pool, and the command line that finds it.
 type env struct {
@@ -59,7 +65,7 @@ func newEnv(t *testing.T) *env {
 func startEnv(t *testing.T, p *fakePool) *env {
 	t.Helper()
 	e := &env{t: t, dir: shortDir(t), pool: p}
-	c := &config{Data: e.dir, Listen: []address{{"unix", filepath.Join(e.dir, "nbd.sock")}}, values: []configValue{{"index.cache", "256M", "default"}}}
+	c := &config{Data: e.dir, Listen: []listenAddress{{address: address{"unix", filepath.Join(e.dir, "nbd.sock")}}}, values: []configValue{{"index.cache", "256M", "default"}}}
 	srv, err := startServer(t.Context(), e.app(), c, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +85,7 @@ func (e *env) app() *app {
 		}
 		return e.pool, nil
 	}
-	a.newNBD = func(b nbd.Backend, log *slog.Logger) (nbdServer, error) { return newLiveNBD(b, log) }
+	a.newNBD = newLiveNBD
 	a.repair = func(context.Context, poolOptions, bool) ([]string, error) {
 		return []string{"index rebuilt from the log"}, nil
 	}

@@ -127,7 +127,7 @@ func listenUnix(ctx context.Context, path string, mode uint32) (net.Listener, er
 	return ln, nil
 }
 
-func joinAddresses(list []address) string {
+func joinAddresses(list []listenAddress) string {
 	texts := make([]string, len(list))
 	for i, a := range list {
 		texts[i] = a.String()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"log/slog"
 
 	"lunar/lun"
 	"lunar/nbd"
@@ -49,9 +48,7 @@ func openLivePool(ctx context.Context, o poolOptions) (pool, error) {
 	return livePool{p}, nil
 }
 
-func newLiveNBD(b nbd.Backend, log *slog.Logger) (nbdServer, error) {
-	return nbd.NewServer(nbd.Options{Backend: b, Logger: log})
-}
+func newLiveNBD(o nbd.Options) (nbdServer, error) { return nbd.NewServer(o) }
 
 func repairLivePool(ctx context.Context, o poolOptions, acceptLoss bool) ([]string, error) {
 	return lun.Repair(ctx, lunOptions(o), acceptLoss)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 
@@ -20,7 +19,7 @@ type app struct {
 	data     string // --data
 	output   outputFormat
 	openPool func(context.Context, poolOptions) (pool, error)
-	newNBD   func(nbd.Backend, *slog.Logger) (nbdServer, error)
+	newNBD   func(nbd.Options) (nbdServer, error)
 	repair   func(ctx context.Context, o poolOptions, acceptLoss bool) ([]string, error)
 }
 
@@ -68,7 +67,7 @@ func newRootCmd(a *app) *cobra.Command {
 		newLUNCmd(a), newSnapshotCmd(a), newRollbackCmd(a), newCloneCmd(a), newDiffCmd(a),
 		newReservationCmd(a), newPoolCmd(a), newClientCmd(a),
 		newStatusCmd(a), newEventsCmd(a),
-		newConfigCmd(a), newVersionCmd(a), newCompletionCmd(),
+		newConfigCmd(a), newTLSCmd(a), newVersionCmd(a), newCompletionCmd(),
 	)
 	root.SetHelpCommand(newHelpCmd(root))
 	root.SetFlagErrorFunc(flagError)

@@ -32,6 +32,8 @@ type Options struct {
 	Files   map[string]string // path in the guest to path here, executable
 	Disks   []string          // raw images, /dev/vda and on
 	Forward []int             // guest TCP ports that the host wants to reach
+	Qemu    []string          // more arguments of qemu
+	Append  string            // more words of the kernel's command line; lunar.root=/dev/vda boots from that disk
 }
 
 // Guest is a running virtual machine.
@@ -117,7 +119,8 @@ func Boot(t testing.TB, o Options) *Guest {
 		network += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", g.ports[port], port)
 	}
 	args := []string{"-accel", accelerator(), "-cpu", "max", "-smp", "1", "-m", "512", "-no-reboot", "-nodefaults", "-display", "none", "-serial", "stdio",
-		"-kernel", image, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable random.trust_cpu=on", "-nic", network}
+		"-kernel", image, "-initrd", initrd, "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable random.trust_cpu=on " + o.Append, "-nic", network}
+	args = append(args, o.Qemu...)
 	for _, disk := range o.Disks {
 		// writeback: what the guest's kernel has written stays in the host's page cache, which outlives qemu, and the
 		// guest's flushes reach the host's disk. The guest's own page cache is what a power cut takes.

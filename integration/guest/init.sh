@@ -6,6 +6,13 @@ mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
 load boot
+root=$(sed -n 's/.*lunar\.root=\([^ ]*\).*/\1/p' /proc/cmdline)
+if [ -n "$root" ]; then
+	mount -t ext4 "$root" /mnt
+	umount /proc /sys
+	mount --move /dev /mnt/dev
+	exec switch_root /mnt /sbin/init
+fi
 ip link set lo up
 ip link set eth0 up
 ip addr add 10.0.2.15/24 dev eth0
