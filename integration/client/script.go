@@ -1,6 +1,7 @@
 package client
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -96,6 +97,19 @@ func (s *Script) Ack(option uint32, data []byte) error {
 		err = &OptionError{Code: kind, Message: text}
 	}
 	return err
+}
+
+// StartTLS turns the connection into TLS. What was agreed on before is void.
+func (s *Script) StartTLS(config *tls.Config) error {
+	if err := s.Ack(OptStartTLS, nil); err != nil {
+		return err
+	}
+	conn := tls.Client(s.Conn, config)
+	if err := conn.Handshake(); err != nil {
+		return err
+	}
+	s.Conn = conn
+	return nil
 }
 
 // Ask sends an option and returns the last reply to it.
