@@ -3,6 +3,7 @@ package lun
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"lunar/cow"
 	"lunar/store/segment"
@@ -202,7 +203,14 @@ func (c *checker) visible() error {
 			s.plus(n)
 		}
 		c.p.counter.mu.RUnlock()
-		if s.ref != ref || v.LUN != 0 && s.local != local {
+		// Nobody sees through a version that is being freed: its records go one by
+		// one, its counts with it. What is being taken over from another LUN is
+		// paid by that one until its page is joined.
+		gone := v.State == cow.Deleted && len(t.Children(v.ID)) == 0
+		paid := v.LUN != 0 && !slices.ContainsFunc(t.Group(v.ID, nil), func(id cow.VersionID) bool {
+			return t.Version(id).State == cow.Merging && t.Version(id).LUN != v.LUN
+		})
+		if !gone && (s.ref != ref || paid && s.local != local) {
 			c.add(fmt.Sprintf("version %d", v.ID), "changes visible blocks by %d and its LUN's by %d, its counters say %d and %d", ref, local, s.ref, s.local)
 		}
 	}

@@ -57,7 +57,9 @@ type story struct {
 	o       Options
 	at      time.Time
 	clients []*storyClient
-	scatter bool // a unit is one block, and neighbours lie on three pages
+	scatter bool                // a unit is one block, and neighbours lie on three pages
+	durable bool                // each write is flushed before it is answered
+	wrap    func(vfs.FS) vfs.FS // what the pool sees of fs; nil: fs itself
 }
 
 // unit is how many bytes a letter stands for, and where the unit'th of them is.
@@ -89,16 +91,27 @@ type storyClient struct {
 }
 
 func newStory(t testing.TB) *story {
-	s := &story{t: t, fs: vfs.NewCrashableMem(), at: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)}
-	s.o = Options{Dir: "pool", Capacity: 256 << 20, Manual: true, SegmentBytes: 1 << 20, Now: func() time.Time { return s.at }}
+	s := prepareStory(t)
 	s.open()
 	t.Cleanup(func() { s.p.Abandon() })
+	return s
+}
+
+var storyBegin = time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+
+// prepareStory is a story whose pool is not open yet.
+func prepareStory(t testing.TB) *story {
+	s := &story{t: t, fs: vfs.NewCrashableMem(), at: storyBegin}
+	s.o = Options{Dir: "pool", Capacity: 256 << 20, Manual: true, SegmentBytes: 1 << 20, Now: func() time.Time { return s.at }}
 	return s
 }
 
 func (s *story) open() {
 	s.t.Helper()
 	s.o.FS = s.fs
+	if s.wrap != nil {
+		s.o.FS = s.wrap(s.fs)
+	}
 	p, err := Open(bg, s.o)
 	if err != nil {
 		s.t.Fatal(err)
@@ -163,6 +176,7 @@ var storyVerbs = map[string]verb{
 	"diff":       (*story).diff,       // LUN@A LUN@B, or LUN@A LUN
 	"sleep":      (*story).sleep,      // 3h: time passes, what is expired goes
 	"checkpoint": (*story).checkpoint, //
+	"clean":      (*story).clean,      // give the cleaner all it wants to do
 	"publish":    (*story).publish,    // begin the merges that are due, as the janitor does, and leave it at that
 	"reclaim":    (*story).reclaim,    // give all space back
 	"crash":      (*story).crash,      // the power fails: what was not synced is lost
@@ -264,7 +278,7 @@ func (s *story) write(f []string) (string, error) {
 		return "", err
 	}
 	defer v.Close()
-	return "", s.extents(f[2], func(off, n int64) error { return v.WriteAt(bytes.Repeat([]byte(f[3]), int(n)), off, false) })
+	return "", s.extents(f[2], func(off, n int64) error { return v.WriteAt(bytes.Repeat([]byte(f[3]), int(n)), off, s.durable) })
 }
 
 func (s *story) erase(f []string) (string, error) {
@@ -275,9 +289,9 @@ func (s *story) erase(f []string) (string, error) {
 	defer v.Close()
 	return "", s.extents(f[2], func(off, n int64) error {
 		if f[0] == "zero" {
-			return v.Zero(off, n, false, false)
+			return v.Zero(off, n, false, s.durable)
 		}
-		return v.Trim(off, n, false)
+		return v.Trim(off, n, s.durable)
 	})
 }
 
@@ -447,6 +461,11 @@ func (s *story) sleep(f []string) (string, error) {
 
 func (s *story) checkpoint([]string) (string, error) { return "", s.p.Checkpoint() }
 func (s *story) reclaim([]string) (string, error)    { return "", s.p.Reclaim() }
+
+func (s *story) clean([]string) (string, error) {
+	_, err := s.p.Clean(bg)
+	return "", err
+}
 
 func (s *story) publish([]string) (string, error) {
 	_, err := s.p.publishReclaim()
