@@ -74,9 +74,6 @@ func (s *Server) accept(l *listener, sock net.Conn) {
 func (s *Server) admit(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closing.Load() {
-		return false
-	}
 	l := c.listener
 	same := 0
 	var oldest *conn

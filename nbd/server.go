@@ -65,6 +65,8 @@ type Server struct {
 	spinners atomic.Int32
 	lastID   atomic.Uint64
 	closing  atomic.Bool
+	// accepting are the calls of Serve that may still take a connection.
+	accepting sync.WaitGroup
 
 	mu        sync.Mutex
 	conns     map[uint64]*conn
@@ -129,6 +131,7 @@ func (s *Server) addListener(ln net.Listener) bool {
 		return false
 	}
 	s.listeners[ln] = struct{}{}
+	s.accepting.Add(1)
 	return true
 }
 
@@ -137,6 +140,7 @@ func (s *Server) removeListener(ln net.Listener) {
 	s.mu.Lock()
 	delete(s.listeners, ln)
 	s.mu.Unlock()
+	s.accepting.Done()
 }
 
 // Shutdown stops accepting, has every connection answer the requests that it has
@@ -150,6 +154,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		_ = ln.Close()
 	}
 	s.mu.Unlock()
+	s.accepting.Wait() // who was accepted a moment ago is told as well
 	conns := s.matching(func(*conn) bool { return true })
 	for _, c := range conns {
 		c.close()

@@ -30,6 +30,8 @@ type Server struct {
 	Pid    int
 	// NoCheck leaves out the `pool check` at the end of the test, for pools that were damaged on purpose.
 	NoCheck bool
+	// Passed are listening sockets that the server is started with, as by systemd (LISTEN_FDS).
+	Passed []*os.File
 
 	t    testing.TB
 	args []string
@@ -87,6 +89,11 @@ func (s *Server) Start() {
 // TryStart starts the server; the error says what came instead of the ready line.
 func (s *Server) TryStart() error {
 	s.cmd = exec.Command(Binary(s.t), s.args...)
+	if len(s.Passed) > 0 { // LISTEN_PID is the process that the shell becomes
+		script := fmt.Sprintf(`LISTEN_FDS=%d LISTEN_PID=$$ exec "$0" "$@"`, len(s.Passed))
+		s.cmd = exec.Command("sh", append([]string{"-c", script, Binary(s.t)}, s.args...)...)
+		s.cmd.ExtraFiles = s.Passed
+	}
 	s.cmd.Dir = filepath.Dir(s.Socket) // no lunar.yaml here
 	s.cmd.Env = environment()
 	s.cmd.Stderr = s.log
