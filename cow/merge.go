@@ -1,6 +1,9 @@
 package cow
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // Merge is one job of the merger: the deleted versions Sources (newest first, a
 // chain of only children) are joined with their only live child Into. Rewrite
@@ -29,8 +32,8 @@ func (r Reclaim) Empty() bool { return len(r.Free) == 0 && len(r.Merges) == 0 }
 func (t *Tree) PlanReclaim(skip func(VersionID) bool) Reclaim {
 	var r Reclaim
 	var gone []VersionID
-	for id, v := range t.versions {
-		if v.State == Deleted && !skip(id) {
+	for id := range t.deleted {
+		if !skip(id) {
 			gone = append(gone, id)
 		}
 	}
@@ -65,18 +68,16 @@ func (t *Tree) PlanReclaim(skip func(VersionID) bool) Reclaim {
 	return r
 }
 
-// PlanMerge plans the begin of a merge: the sources stop being versions of
+// PlanMerge plans the begin of merges: the sources stop being versions of
 // their own, and the child takes the place of the oldest one.
-func (t *Tree) PlanMerge(m Merge) Change {
+func (t *Tree) PlanMerge(ms ...Merge) Change {
 	p := t.planner()
-	into := *t.versions[m.Into]
-	for _, id := range m.Sources {
-		v := *t.versions[id]
-		into.Parent = v.Parent
-		v.State, v.Into = Merging, m.Into
-		p.put(v)
+	for _, m := range ms {
+		into := *t.versions[m.Into]
+		into.Parent = t.versions[m.Sources[len(m.Sources)-1]].Parent
+		p.put(into)
+		p.mark(m.Sources, Mark{State: Merging, Into: m.Into})
 	}
-	p.put(into)
 	return p.c
 }
 
@@ -84,10 +85,9 @@ func (t *Tree) PlanMerge(m Merge) Change {
 // into, newest first.
 func (t *Tree) Merging() map[VersionID][]VersionID {
 	out := map[VersionID][]VersionID{}
-	for id, v := range t.versions {
-		if v.State == Merging {
-			out[v.Into] = append(out[v.Into], id)
-		}
+	for id := range t.merging {
+		into := t.versions[id].Into
+		out[into] = append(out[into], id)
 	}
 	for _, s := range out {
 		slices.SortFunc(s, func(a, b VersionID) int { return int(int64(b) - int64(a)) })
@@ -95,16 +95,95 @@ func (t *Tree) Merging() map[VersionID][]VersionID {
 	return out
 }
 
-// PlanMerged plans the end of a merge: what is still stored under the sources'
-// ids belongs to the version they went into.
-func (t *Tree) PlanMerged(sources []VersionID) Change {
+// PlanMerged plans the end of merges: what is still stored under the sources'
+// ids belongs to the version they went into. Empty ones, under whose ids nothing
+// is stored any more, are forgotten, whether they were sources or merged long
+// ago: what they stood between in the tree is joined.
+func (t *Tree) PlanMerged(sources, empty []VersionID) Change {
 	p := t.planner()
-	for _, id := range sources {
-		v := *t.versions[id]
-		v.State = Alias
-		p.put(v)
+	drop := map[VersionID]bool{}
+	for _, id := range empty {
+		drop[id] = true
 	}
+	var aliases []VersionID
+	for _, id := range sources {
+		if !drop[id] {
+			aliases = append(aliases, id)
+		}
+	}
+	p.mark(aliases, Mark{State: Alias})
+	p.forget(drop)
 	return p.c
+}
+
+// forget drops versions that were merged and under whose ids nothing is stored.
+// Ids merged into them go into what they went into; branches that fork from
+// them fork from what is left below.
+func (p *planner) forget(drop map[VersionID]bool) {
+	if len(drop) == 0 {
+		return
+	}
+	t := p.t
+	moved := map[VersionID][]VersionID{} // by what they go into now
+	for id := range drop {
+		into := id
+		for drop[into] {
+			into = t.versions[into].Into
+		}
+		for a := range t.aliases[id] {
+			if !drop[a] {
+				moved[into] = append(moved[into], a)
+			}
+		}
+		p.c.DropVersions = append(p.c.DropVersions, id)
+	}
+	p.c.DropVersions = sortedIDs(p.c.DropVersions)
+	for _, into := range slices.Sorted(maps.Keys(moved)) {
+		p.mark(moved[into], Mark{Into: into})
+	}
+	var forks []Branch
+	for _, b := range t.branches {
+		if drop[b.Fork] {
+			forks = append(forks, *b)
+		}
+	}
+	slices.SortFunc(forks, func(a, b Branch) int { return int(int64(a.ID) - int64(b.ID)) })
+	for _, b := range forks {
+		p.c.Branches = append(p.c.Branches, Branch{ID: b.ID, Fork: t.below(b.Fork, drop)})
+	}
+	p.dropBranches(drop)
+}
+
+// below returns the newest id older than id on its branch, or on the path below
+// that branch, that is not dropped; 0 if there is none.
+func (t *Tree) below(id VersionID, drop map[VersionID]bool) VersionID {
+	for id != 0 && drop[id] {
+		branch, best := t.versions[id].Branch, VersionID(0)
+		for o, v := range t.versions {
+			if v.Branch == branch && o < id && o > best && !drop[o] {
+				best = o
+			}
+		}
+		if id = best; id == 0 {
+			id = t.branches[branch].Fork
+		}
+	}
+	return id
+}
+
+// dropBranches forgets the branches that nothing is on without the dropped.
+func (p *planner) dropBranches(drop map[VersionID]bool) {
+	gone := map[BranchID]int{}
+	for id := range drop {
+		gone[p.t.versions[id].Branch]++
+	}
+	for b, n := range gone {
+		if p.t.onBranch[b] == n {
+			p.c.DropBranches = append(p.c.DropBranches, b)
+		}
+	}
+	slices.Sort(p.c.DropBranches)
+	p.c.Branches = slices.DeleteFunc(p.c.Branches, func(b Branch) bool { return slices.Contains(p.c.DropBranches, b.ID) })
 }
 
 // PlanFreed plans that versions without children, whose blocks were given back,
@@ -119,17 +198,7 @@ func (t *Tree) PlanFreed(ids []VersionID) Change {
 			p.c.DropVersions = append(p.c.DropVersions, g)
 		}
 	}
-	used := map[BranchID]bool{}
-	for id, v := range t.versions {
-		if !drop[id] {
-			used[v.Branch] = true
-		}
-	}
-	for id := range t.branches {
-		if !used[id] {
-			p.c.DropBranches = append(p.c.DropBranches, id)
-		}
-	}
-	slices.Sort(p.c.DropBranches)
+	p.c.DropVersions = sortedIDs(p.c.DropVersions)
+	p.dropBranches(drop)
 	return p.c
 }

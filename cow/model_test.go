@@ -37,33 +37,34 @@ func (f *family) decode(id VersionID) (r Record, ok bool) {
 }
 
 // load builds the page of a version from the records on its path: all of them,
-// or only those that the newest one hints at.
+// or only those that serve a hint of the newest one.
 func (f *family) load(id VersionID, byHints bool) *Page {
 	p := newPage(id)
-	var hinted map[VersionID]bool
+	var path []VersionID // with records, newest first
 	for _, step := range f.tree.Path(id, nil) {
 		for v := step.Limit; v > 0; v-- {
-			x := f.tree.Version(v)
-			if x == nil || x.Branch != step.Branch {
-				continue
+			if x := f.tree.Version(v); x != nil && x.Branch == step.Branch && f.records[v] != nil {
+				path = append(path, v)
 			}
-			r, ok := f.decode(v)
-			if !ok {
-				continue
-			}
-			if byHints && hinted != nil && !hinted[f.tree.Canonical(v)] {
-				continue
-			}
-			p.Fill(v, &r)
-			if v == id {
-				p.Loaded(true, r.Applied)
-			}
-			if hinted == nil {
-				hinted = map[VersionID]bool{}
-				for _, h := range r.Hints {
-					hinted[f.tree.Canonical(h)] = true
-				}
-			}
+		}
+	}
+	hints := Hints{}
+	for n, v := range path {
+		r, _ := f.decode(v)
+		older := VersionID(0)
+		if n+1 < len(path) {
+			older = path[n+1]
+		}
+		if n > 0 && byHints && !hints.Serve(v, older) {
+			continue
+		}
+		p.Fill(v, &r)
+		if v == id {
+			p.Loaded(true, r.Applied)
+		}
+		if n == 0 {
+			hints = HintsOf(r.Hints)
+			hints.Serve(v, older)
 		}
 	}
 	return p
@@ -219,9 +220,7 @@ func (f *family) clone(l *LUN, snaps []*Version, name string) {
 // reclaimOnce does one round as package lun does, with writes in between.
 func (f *family) reclaimOnce() {
 	plan := f.tree.PlanReclaim(func(VersionID) bool { return false })
-	for _, m := range plan.Merges {
-		f.apply(f.tree.PlanMerge(m), nil)
-	}
+	f.apply(f.tree.PlanMerge(plan.Merges...), nil)
 	for range f.r.IntN(3) {
 		for _, l := range f.tree.LUNs() {
 			f.write(l)
@@ -234,7 +233,8 @@ func (f *family) reclaimOnce() {
 		f.check("after a join")
 	}
 	for _, src := range sorted(f.tree.Merging()) {
-		f.apply(f.tree.PlanMerged(src), nil)
+		f.apply(f.tree.PlanMerged(src, f.empty()), nil)
+		f.check("after the end of a merge")
 	}
 	for _, id := range plan.Free {
 		for _, g := range f.tree.Group(id, nil) {
@@ -255,12 +255,23 @@ func (f *family) giveBack(r *Record, kept Bits) {
 	}
 }
 
-// join is the merge of one page, as lun.joinPage does it.
+// empty lists, at times, the merged ids under which nothing is stored.
+func (f *family) empty() (out []VersionID) {
+	for _, v := range f.tree.Versions() {
+		if (v.State == Alias || v.State == Merging) && f.records[v.ID] == nil && f.r.IntN(3) > 0 {
+			out = append(out, v.ID)
+		}
+	}
+	return out
+}
+
+// join is the merge of one page, as lun.joinPage does it: under the newest id
+// that has a record, or under the version that all go into.
 func (f *family) join(into VersionID, sources []VersionID) {
-	rewrite := f.tree.Version(sources[0]).LUN != f.tree.Version(into).LUN
+	rewrite := f.tree.Version(sources[0]).LUN != f.tree.Version(into).LUN || f.r.IntN(2) == 0
 	var top VersionID
 	var rec Record
-	have := f.tree.Group(into, nil) // newest first: that is the order of the units
+	have := f.tree.Group(into, nil) // newest first: that is the order of the path
 	for _, id := range have {
 		r, ok := f.decode(id)
 		if !ok {
@@ -277,16 +288,8 @@ func (f *family) join(into VersionID, sources []VersionID) {
 			f.rename(id, top)
 			continue
 		}
-		kept := Bits{}
-		for i := range PageBlocks {
-			if r.Set.Has(i) && !rec.Set.Has(i) {
-				kept.Add(i)
-				rec.Set.Add(i)
-				rec.Loc[i], rec.CRC[i] = r.Loc[i], r.CRC[i]
-			}
-		}
+		kept := rec.Join(&r)
 		f.giveBack(&r, kept)
-		rec.Hints = SortHints(append(rec.Hints, r.Hints...))
 		delete(f.records, id)
 		f.records[top] = rec.Append(nil)
 		f.rename(id, top)

@@ -18,6 +18,15 @@ func (p *planner) id() uint64 { p.c.Next++; return p.c.Next - 1 }
 
 func (p *planner) put(v Version) { p.c.Versions = append(p.c.Versions, v) }
 func (p *planner) putLUN(l LUN)  { p.c.LUNs = append(p.c.LUNs, l) }
+
+// mark adds what m says of the versions ids, if there are any.
+func (p *planner) mark(ids []VersionID, m Mark) {
+	if len(ids) > 0 {
+		m.IDs = sortedIDs(ids)
+		p.c.Marks = append(p.c.Marks, m)
+	}
+}
+
 func (p *planner) fork(f VersionID) BranchID {
 	b := BranchID(p.id())
 	p.c.Branches = append(p.c.Branches, Branch{ID: b, Fork: f})
@@ -166,14 +175,11 @@ func (t *Tree) PlanCloneHead(src LUNID, l LUN) (Change, error) {
 func (t *Tree) PlanDelete(ids []VersionID) (Change, error) {
 	p := t.planner()
 	for _, id := range ids {
-		v := t.versions[id]
-		if v == nil || v.State != Snapshot {
+		if v := t.versions[id]; v == nil || v.State != Snapshot {
 			return Change{}, fmt.Errorf("version %d %w", id, ErrNotFound)
 		}
-		n := *v
-		n.State = Deleted
-		p.put(n)
 	}
+	p.mark(ids, Mark{State: Deleted})
 	return p.c, nil
 }
 
@@ -184,17 +190,18 @@ func (t *Tree) PlanDeleteLUN(id LUNID) (Change, error) {
 		return Change{}, fmt.Errorf("LUN %d %w", id, ErrNotFound)
 	}
 	p := t.planner()
-	for _, v := range t.Versions() {
-		if v.LUN != id {
-			continue
+	var seen, hidden []VersionID
+	for _, v := range t.versions {
+		switch {
+		case v.LUN != id:
+		case v.State == Head || v.State == Snapshot:
+			seen = append(seen, v.ID)
+		default:
+			hidden = append(hidden, v.ID)
 		}
-		n := *v
-		n.LUN = 0
-		if n.State == Head || n.State == Snapshot {
-			n.State = Deleted
-		}
-		p.put(n)
 	}
+	p.mark(seen, Mark{State: Deleted, Orphan: true})
+	p.mark(hidden, Mark{Orphan: true})
 	p.c.DropLUNs = append(p.c.DropLUNs, id)
 	return p.c, nil
 }

@@ -254,6 +254,50 @@ func SortHints(h []VersionID) []VersionID {
 	return slices.Compact(h)
 }
 
+// Join lays r over the whole record of an older version that is merged with r's,
+// keeps the result in r, and returns which entries of the older one stay.
+func (r *Record) Join(older *Record) (kept Bits) {
+	for w := range older.Set {
+		kept[w] = older.Set[w] &^ r.Set[w]
+		r.Set[w] |= kept[w]
+	}
+	for i := range PageBlocks {
+		if kept.Has(i) {
+			r.Loc[i], r.CRC[i] = older.Loc[i], older.CRC[i]
+		}
+	}
+	r.Hints = SortHints(append(r.Hints, older.Hints...))
+	return kept
+}
+
+// Hints says which records of a page must be read to see what shows through its
+// newest one. What a hinted version had is in the record of the smallest id that
+// is not below it: its own, or since a merge that of a newer one, since merges
+// move entries only to newer ids and join with all that lies between.
+type Hints struct{ ids []VersionID } // descending, not served yet
+
+// HintsOf returns the hints of a record.
+func HintsOf(ids []VersionID) Hints { return Hints{ids} }
+
+// Serve says whether the record of version v, with the next older record on the
+// path being that of older (0: there is none), serves a hint.
+func (h *Hints) Serve(v, older VersionID) bool {
+	n := 0
+	for n < len(h.ids) && h.ids[n] > older {
+		n++
+	}
+	h.ids = h.ids[n:]
+	return n > 0
+}
+
+// Next returns the newest version that is hinted and not served, 0 for none.
+func (h *Hints) Next() VersionID {
+	if len(h.ids) == 0 {
+		return 0
+	}
+	return h.ids[0]
+}
+
 // MergeRecords is the associative merge of two encoded records of one version
 // and page, newer over older: what store/index calls for its merge operands.
 func MergeRecords(newer, older []byte) ([]byte, error) {

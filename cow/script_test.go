@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,13 +142,19 @@ func (s *script) reclaim(name string, args []string) string {
 		}
 		return fmt.Sprintf("free %v merges %+v", r.Free, r.Merges)
 	case "merge":
-		for _, m := range s.tree.PlanReclaim(s.skip).Merges {
-			s.apply(s.tree.PlanMerge(m), nil)
-		}
+		s.apply(s.tree.PlanMerge(s.tree.PlanReclaim(s.skip).Merges...), nil)
 	case "merged":
 		for _, src := range sorted(s.tree.Merging()) {
-			s.apply(s.tree.PlanMerged(src), nil)
+			s.apply(s.tree.PlanMerged(src, nil), nil)
 		}
+	case "empty": // ids under which nothing is stored any more
+		var ids []VersionID
+		for _, a := range args {
+			ids = append(ids, s.version(a))
+		}
+		c := s.tree.PlanMerged(nil, ids)
+		s.apply(c, nil)
+		return fmt.Sprintf("forgot versions %v branches %v, forks %v", c.DropVersions, c.DropBranches, c.Branches)
 	case "freed":
 		free := s.tree.PlanReclaim(s.skip).Free
 		c := s.tree.PlanFreed(free)
@@ -159,9 +166,9 @@ func (s *script) reclaim(name string, args []string) string {
 			if r.Empty() {
 				return fmt.Sprintf("%d rounds", n)
 			}
+			s.apply(s.tree.PlanMerge(r.Merges...), nil)
 			for _, m := range r.Merges {
-				s.apply(s.tree.PlanMerge(m), nil)
-				s.apply(s.tree.PlanMerged(m.Sources), nil)
+				s.apply(s.tree.PlanMerged(m.Sources, nil), nil)
 			}
 			s.apply(s.tree.PlanFreed(r.Free), nil)
 		}
@@ -309,6 +316,19 @@ func checkTree(t testing.TB, x *Tree) {
 	t.Helper()
 	fail := func(format string, args ...any) { t.Helper(); t.Fatalf(format+"\n"+draw(x), args...) }
 	children := map[VersionID][]VersionID{}
+	onBranch, deleted, merging := map[BranchID]int{}, 0, 0
+	for _, v := range x.Versions() {
+		onBranch[v.Branch]++
+		if v.State == Deleted {
+			deleted++
+		}
+		if v.State == Merging {
+			merging++
+		}
+	}
+	if !maps.Equal(onBranch, x.onBranch) || deleted != x.DeletedCount() || merging != x.MergingCount() {
+		fail("the sets of branches %v, deleted %v or merging %v do not agree with the versions", x.onBranch, x.deleted, x.merging)
+	}
 	for _, v := range x.Versions() {
 		if uint64(v.ID) >= x.Next() {
 			fail("version %d is not below next %d", v.ID, x.Next())

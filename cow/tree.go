@@ -94,13 +94,41 @@ type QoS struct {
 // log and what the next checkpoint writes to the index. Applying a Change twice
 // gives the same Tree.
 type Change struct {
-	LUNs         []LUN       `json:"luns,omitempty"`
-	Versions     []Version   `json:"versions,omitempty"`
-	Branches     []Branch    `json:"branches,omitempty"`
-	DropLUNs     []LUNID     `json:"drop_luns,omitempty"`
-	DropVersions []VersionID `json:"drop_versions,omitempty"`
-	DropBranches []BranchID  `json:"drop_branches,omitempty"`
-	Next         uint64      `json:"next,omitempty"`
+	LUNs         []LUN      `json:"luns,omitempty"`
+	Versions     []Version  `json:"versions,omitempty"`
+	Marks        []Mark     `json:"marks,omitempty"` // applied after Versions
+	Branches     []Branch   `json:"branches,omitempty"`
+	DropLUNs     []LUNID    `json:"drop_luns,omitempty"`
+	DropVersions IDs        `json:"drop_versions,omitempty"`
+	DropBranches []BranchID `json:"drop_branches,omitempty"`
+	Next         uint64     `json:"next,omitempty"`
+}
+
+// Mark changes many versions in the same way: a LUN with 65,536 snapshots is
+// deleted by one record of the log. Fields that are not set leave what is there.
+// A version that stops being the user's loses its name and all that goes with it.
+type Mark struct {
+	IDs    IDs       `json:"ids"`
+	State  State     `json:"state,omitempty"`
+	Into   VersionID `json:"into,omitempty"`
+	Orphan bool      `json:"orphan,omitempty"` // no LUN pays any more
+}
+
+func (m *Mark) of(v *Version) *Version {
+	n := *v
+	if m.State != "" {
+		n.State = m.State
+	}
+	if m.Into != 0 {
+		n.Into = m.Into
+	}
+	if m.Orphan {
+		n.LUN = 0
+	}
+	if n.State != Head && n.State != Snapshot {
+		n = Version{ID: n.ID, LUN: n.LUN, Branch: n.Branch, Parent: n.Parent, Size: n.Size, State: n.State, Into: n.Into}
+	}
+	return &n
 }
 
 // Errors of planning. They are wrapped with the names concerned.
@@ -116,9 +144,12 @@ type Tree struct {
 	names    map[string]LUNID
 	versions map[VersionID]*Version
 	branches map[BranchID]*Branch
-	children map[VersionID][]VersionID // by effective parent; aliases have no place in it
-	aliases  map[VersionID][]VersionID // canonical version → ids merged into it, ascending
+	children map[VersionID][]VersionID            // by effective parent; aliases have no place in it
+	aliases  map[VersionID]map[VersionID]struct{} // version → ids merged directly into it
 	snaps    map[LUNID]map[string]VersionID
+	deleted  map[VersionID]struct{}
+	merging  map[VersionID]struct{}
+	onBranch map[BranchID]int // versions, aliases among them
 	next     uint64
 }
 
@@ -127,7 +158,8 @@ func NewTree(next uint64) *Tree {
 	return &Tree{
 		luns: map[LUNID]*LUN{}, names: map[string]LUNID{}, versions: map[VersionID]*Version{},
 		branches: map[BranchID]*Branch{}, children: map[VersionID][]VersionID{},
-		aliases: map[VersionID][]VersionID{}, snaps: map[LUNID]map[string]VersionID{}, next: max(next, 1),
+		aliases: map[VersionID]map[VersionID]struct{}{}, snaps: map[LUNID]map[string]VersionID{},
+		deleted: map[VersionID]struct{}{}, merging: map[VersionID]struct{}{}, onBranch: map[BranchID]int{}, next: max(next, 1),
 	}
 }
 
@@ -153,6 +185,14 @@ func (t *Tree) Apply(c Change) {
 		t.unlink(v.ID)
 		t.link(&v)
 	}
+	for i := range c.Marks {
+		for _, id := range c.Marks[i].IDs {
+			if v := t.versions[id]; v != nil {
+				t.unlink(id)
+				t.link(c.Marks[i].of(v))
+			}
+		}
+	}
 	for _, id := range c.DropVersions {
 		t.unlink(id)
 	}
@@ -172,15 +212,26 @@ func (t *Tree) Apply(c Change) {
 
 func (t *Tree) link(v *Version) {
 	t.versions[v.ID] = v
+	t.onBranch[v.Branch]++
 	switch v.State {
 	case Alias, Merging:
-		t.aliases[v.Into] = insert(t.aliases[v.Into], v.ID)
+		m := t.aliases[v.Into]
+		if m == nil {
+			m = map[VersionID]struct{}{}
+			t.aliases[v.Into] = m
+		}
+		m[v.ID] = struct{}{}
 	default:
 		if v.Parent != 0 {
 			t.children[v.Parent] = insert(t.children[v.Parent], v.ID)
 		}
 	}
-	if v.State == Snapshot {
+	switch v.State {
+	case Deleted:
+		t.deleted[v.ID] = struct{}{}
+	case Merging:
+		t.merging[v.ID] = struct{}{}
+	case Snapshot:
 		m := t.snaps[v.LUN]
 		if m == nil {
 			m = map[string]VersionID{}
@@ -196,9 +247,12 @@ func (t *Tree) unlink(id VersionID) {
 		return
 	}
 	delete(t.versions, id)
+	if t.onBranch[v.Branch]--; t.onBranch[v.Branch] == 0 {
+		delete(t.onBranch, v.Branch)
+	}
 	switch v.State {
 	case Alias, Merging:
-		t.aliases[v.Into] = remove(t.aliases[v.Into], id)
+		delete(t.aliases[v.Into], id)
 		if len(t.aliases[v.Into]) == 0 {
 			delete(t.aliases, v.Into)
 		}
@@ -210,6 +264,8 @@ func (t *Tree) unlink(id VersionID) {
 			}
 		}
 	}
+	delete(t.deleted, id)
+	delete(t.merging, id)
 	if v.State == Snapshot && t.snaps[v.LUN][v.Name] == id {
 		delete(t.snaps[v.LUN], v.Name)
 		if len(t.snaps[v.LUN]) == 0 {
@@ -311,7 +367,9 @@ func (t *Tree) Group(id VersionID, out []VersionID) []VersionID {
 	start := len(out)
 	out = append(out, id)
 	for i := start; i < len(out); i++ {
-		out = append(out, t.aliases[out[i]]...)
+		for a := range t.aliases[out[i]] {
+			out = append(out, a)
+		}
 	}
 	slices.SortFunc(out[start:], func(a, b VersionID) int { return int(int64(b) - int64(a)) })
 	return out
@@ -320,8 +378,23 @@ func (t *Tree) Group(id VersionID, out []VersionID) []VersionID {
 // Joining says whether records of other ids are still being joined with those
 // of a version.
 func (t *Tree) Joining(id VersionID) bool {
-	return slices.ContainsFunc(t.aliases[id], func(a VersionID) bool { return t.versions[a].State == Merging })
+	for a := range t.aliases[id] {
+		if t.versions[a].State == Merging {
+			return true
+		}
+	}
+	return false
 }
+
+// Deleted returns the versions that are gone for the user and not merged or
+// freed yet, in no order.
+func (t *Tree) Deleted() []VersionID { return slices.Collect(maps.Keys(t.deleted)) }
+
+// DeletedCount says how many versions are deleted and not merged or freed yet.
+func (t *Tree) DeletedCount() int { return len(t.deleted) }
+
+// MergingCount says how many versions are being merged.
+func (t *Tree) MergingCount() int { return len(t.merging) }
 
 // Payer returns the LUN that pays for blocks stored under id, 0 for none. While
 // a merge into a version of another LUN runs, each page is paid as before until
