@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 )
 
@@ -51,6 +52,14 @@ func (b *Bits) Add(i int) { b[i>>6] |= 1 << (i & 63) }
 
 // Remove takes block i out of the set.
 func (b *Bits) Remove(i int) { b[i>>6] &^= 1 << (i & 63) }
+
+// Count returns how many blocks are in the set.
+func (b *Bits) Count() (n int) {
+	for _, w := range b {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
 
 // Empty says whether nothing is in the set.
 func (b *Bits) Empty() bool { return *b == Bits{} }
@@ -226,8 +235,8 @@ func (r *Record) Over(older *Record) {
 		return
 	}
 	older.Applied = max(older.Applied, r.Applied)
-	for w, bits := range r.Set {
-		if bits == 0 {
+	for w, set := range r.Set {
+		if set == 0 {
 			continue
 		}
 		for i := w * 64; i < w*64+64; i++ {

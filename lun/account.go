@@ -111,6 +111,8 @@ func (p *Pool) noteAppend(blocks, entries int) {
 // write. It makes room as the LUN's policy says, waits for it, or says why not.
 func (p *Pool) waitForSpace(lun cow.LUNID, d reservation.Decision, try int) error {
 	deadline := p.spaceWait()
+	p.reclaiming.urgent.Add(1)
+	defer p.reclaiming.urgent.Add(-1)
 	if try == 0 {
 		// What deletes and overwrites already gave back may only wait for a
 		// checkpoint or a merge.
@@ -177,46 +179,74 @@ func (p *Pool) sums() sums {
 	out := sums{}
 	var group []cow.VersionID
 	for _, v := range p.tree.Versions() {
-		if v.State == cow.Alias || v.State == cow.Merging {
-			continue
+		if v.State != cow.Alias && v.State != cow.Merging {
+			group = p.tree.Group(v.ID, group[:0])
+			out[v.ID] = p.onTop(v, out[v.Parent], group)
 		}
-		var c counts
-		if v.Parent != 0 {
-			c = out[v.Parent]
-			if up := p.tree.Version(v.Parent); up == nil || up.LUN != v.LUN {
-				c.local = 0
-			}
-		}
-		c.owned = 0
-		group = p.tree.Group(v.ID, group[:0])
-		for _, id := range group {
-			c.plus(p.memberCounts(id, v.LUN))
-		}
-		out[v.ID] = c
 	}
 	return out
 }
 
-// sumOf is sums for one version. Its cost follows the depth of the version.
-func (p *Pool) sumOf(id cow.VersionID) (c counts) {
-	var group []cow.VersionID
+// onTop adds what a version, with the ids of its group, changes to what is seen
+// through its parent.
+func (p *Pool) onTop(v *cow.Version, parent counts, group []cow.VersionID) counts {
+	c := counts{ref: parent.ref}
+	if up := p.tree.Version(v.Parent); up != nil && up.LUN == v.LUN {
+		c.local = parent.local
+	}
+	for _, id := range group {
+		c.plus(p.memberCounts(id, v.LUN))
+	}
+	return c
+}
+
+// sumOf is sums for one version, at a cost that does not depend on how many there
+// are: what a frozen version sees in all is remembered. Called with adminMu.
+func (p *Pool) sumOf(id cow.VersionID) counts {
 	v := p.tree.Version(id)
-	local := true
-	for x := v; x != nil; x = p.tree.Version(x.Parent) {
-		local = local && x.LUN == v.LUN
-		group = p.tree.Group(x.ID, group[:0])
-		for _, g := range group {
-			n := p.memberCounts(g, x.LUN)
-			c.ref += n.ref
-			if local {
-				c.local += n.local
-			}
-			if x == v {
-				c.owned += n.owned
+	group := p.tree.Group(id, nil)
+	sum, frozen := p.cum[id]
+	if !frozen {
+		return p.onTop(v, p.cum[v.Parent], group)
+	}
+	for _, g := range group {
+		sum.owned += p.memberCounts(g, v.LUN).owned
+	}
+	return sum
+}
+
+// freezeSums remembers what the heads that a change freezes see in all. Called
+// before the change is applied, under the gate's write side.
+func (p *Pool) freezeSums(c cow.Change) {
+	freeze := func(id cow.VersionID) {
+		if v := p.tree.Version(id); v != nil && v.State == cow.Head {
+			sum := p.sumOf(id)
+			sum.owned = 0
+			p.cum[id] = sum
+		}
+	}
+	for i := range c.Versions {
+		if c.Versions[i].State != cow.Head {
+			freeze(c.Versions[i].ID)
+		}
+	}
+	for i := range c.Marks {
+		if s := c.Marks[i].State; s != "" && s != cow.Head {
+			for _, id := range c.Marks[i].IDs {
+				freeze(id)
 			}
 		}
 	}
-	return c
+}
+
+// loadSums remembers what all frozen versions see.
+func (p *Pool) loadSums() {
+	for id, sum := range p.sums() {
+		if p.tree.Version(id).State != cow.Head {
+			sum.owned = 0
+			p.cum[id] = sum
+		}
+	}
 }
 
 // memberCounts are the counters under an id that was merged into a version of

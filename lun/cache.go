@@ -19,12 +19,14 @@ type page struct {
 
 	// guarded by mu
 	cow.Page
-	err    error // of loading; the page is not in its view any more
-	segs   []segDelta
-	owned  int64 // changes of the counters of Page.Head since the last encode
-	ref    int64
-	local  int64
-	listed bool // on the pool's list of dirty pages
+	err  error // of loading; the page is not in its view any more
+	segs []segDelta
+	// replaced says of whom Page.Head replaced blocks since the last encode.
+	replaced []pair
+	owned    int64 // changes of the counters of Page.Head since the last encode
+	ref      int64
+	local    int64
+	listed   bool // on the pool's list of dirty pages
 }
 
 type segDelta struct {
@@ -41,6 +43,17 @@ func (pg *page) addSeg(seg uint64, n int64) {
 		}
 	}
 	pg.segs = append(pg.segs, segDelta{seg, n})
+}
+
+// addReplaced notes that the page's head replaced a block of another version.
+func (pg *page) addReplaced(owner cow.VersionID) {
+	for i := len(pg.replaced) - 1; i >= 0 && i >= len(pg.replaced)-4; i-- {
+		if pg.replaced[i].owner == owner {
+			pg.replaced[i].n++
+			return
+		}
+	}
+	pg.replaced = append(pg.replaced, pair{owner, 1})
 }
 
 func (pg *page) pin() bool {

@@ -31,6 +31,11 @@ func (o *objectSet) note(c cow.Change) {
 	for _, v := range c.Versions {
 		o.versions[v.ID] = true
 	}
+	for _, m := range c.Marks {
+		for _, id := range m.IDs {
+			o.versions[id] = true
+		}
+	}
 	for _, id := range c.DropVersions {
 		o.versions[id] = true
 	}
@@ -99,6 +104,8 @@ func (p *Pool) commitHeld(c cow.Change, effect func()) error {
 // applyLocked installs a change. Called under the gate's write side.
 func (p *Pool) applyLocked(c cow.Change, effect func()) {
 	p.treeMu.Lock()
+	p.freezeSums(c)
+	p.reclaiming.reconsider(p.tree, c)
 	p.tree.Apply(c)
 	p.objects.note(c)
 	p.followHeads(c)

@@ -16,7 +16,28 @@ type checker struct {
 	problems []Problem
 	owned    map[cow.VersionID]int64
 	segs     map[uint64]int64
-	seen     map[uint64]cow.VersionID // location → who names it
+	seen     map[uint64][]uint64 // by segment: its blocks that somebody names, a bit each
+	replaced map[hides]int64
+}
+
+func newChecker(p *Pool) *checker {
+	c := &checker{p: p, owned: map[cow.VersionID]int64{}, segs: map[uint64]int64{}, seen: map[uint64][]uint64{}, replaced: map[hides]int64{}}
+	c.shadow = &Pool{index: p.index, tree: p.tree, overlay: newOverlay(), opts: p.opts, now: p.now, space: p.space}
+	return c
+}
+
+// names notes that a location is named, and says whether it was before.
+func (c *checker) names(loc uint64) (twice bool) {
+	seg := c.p.space.segment(loc)
+	bits := c.seen[seg]
+	if bits == nil {
+		bits = make([]uint64, (c.p.space.blocks+63)/64)
+		c.seen[seg] = bits
+	}
+	i := loc % c.p.space.blocks
+	twice = bits[i/64]&(1<<(i%64)) != 0
+	bits[i/64] |= 1 << (i % 64)
+	return twice
 }
 
 func (c *checker) add(where, format string, args ...any) {
@@ -39,14 +60,16 @@ func (p *Pool) Check(_ context.Context, progress func(done, total int64)) (Check
 			return CheckReport{}, err
 		}
 	}
-	c := &checker{p: p, owned: map[cow.VersionID]int64{}, segs: map[uint64]int64{}, seen: map[uint64]cow.VersionID{}}
-	c.shadow = &Pool{index: p.index, tree: p.tree, overlay: newOverlay(), opts: p.opts, now: p.now, space: p.space}
+	c := newChecker(p)
 	c.tree()
 	if err := c.pages(progress); err != nil {
 		return CheckReport{}, err
 	}
 	c.counters()
 	if err := c.visible(); err != nil {
+		return CheckReport{}, err
+	}
+	if err := c.pairs(); err != nil {
 		return CheckReport{}, err
 	}
 	c.ledger()
@@ -122,10 +145,9 @@ func (c *checker) pages(progress func(done, total int64)) error {
 			}
 			if cow.Stored(r.Loc[i]) {
 				c.segs[c.p.space.segment(r.Loc[i])]++
-				if other, twice := c.seen[r.Loc[i]]; twice {
-					c.add(where, "block %d is at location %d, which version %d names too", num*cow.PageBlocks+uint64(i), r.Loc[i], other)
+				if c.names(r.Loc[i]) {
+					c.add(where, "block %d is at location %d, which something else names too", num*cow.PageBlocks+uint64(i), r.Loc[i])
 				}
-				c.seen[r.Loc[i]] = v.ID
 			}
 		}
 		return nil
@@ -217,6 +239,43 @@ func (c *checker) visible() error {
 	return nil
 }
 
+// pairs compares what versions replaced of each other, as stored, with the pages.
+func (c *checker) pairs() error {
+	t := c.p.tree
+	stored := map[hides]int64{}
+	err := c.p.index.Counters(func(id uint64, b []byte) error {
+		x := cow.VersionID(id)
+		_, raw, err := unmarshalCounts(b)
+		if err != nil || t.Version(x) == nil {
+			return err
+		}
+		one := replaced{}
+		if err := one.decode(x, raw); err != nil {
+			return err
+		}
+		for _, p := range one[x] {
+			if k := (hides{t.Canonical(x), t.Canonical(p.owner)}); k.x != k.owner {
+				stored[k] += p.n
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Errorf(ErrCorrupt, "index: %w", err)
+	}
+	for k, n := range c.replaced {
+		if stored[k] != n {
+			c.add(fmt.Sprintf("version %d", k.x), "replaced %d blocks of version %d, its counters say %d", n, k.owner, stored[k])
+		}
+	}
+	for k, n := range stored {
+		if n != 0 && c.replaced[k] == 0 {
+			c.add(fmt.Sprintf("version %d", k.x), "replaced nothing of version %d, its counters say %d blocks", k.owner, n)
+		}
+	}
+	return nil
+}
+
 func (c *checker) pageDelta(v *cow.Version, num uint64) (ref, local int64, err error) {
 	var own cow.Record
 	if _, err := c.shadow.groupRecord(v.ID, num, &own); err != nil {
@@ -240,6 +299,7 @@ func (c *checker) pageDelta(v *cow.Version, num uint64) (ref, local int64, err e
 		}
 		if old := pg.At(i); cow.Charged(old.Loc) {
 			ref--
+			c.replaced[hides{v.ID, c.p.tree.Canonical(old.Owner)}]++
 			if c.p.tree.Payer(old.Owner) == v.LUN {
 				local--
 			}
@@ -253,6 +313,11 @@ func (c *checker) ledger() {
 	p := c.p
 	p.gate.lock()
 	totals, s := p.payerTotals(), p.sums()
+	for id, sum := range s {
+		if got := p.sumOf(id); got.ref != sum.ref || p.tree.Version(id).LUN != 0 && got.local != sum.local {
+			c.add(fmt.Sprintf("version %d", id), "sees %d blocks, %d of its LUN's; remembered are %d and %d", sum.ref, sum.local, got.ref, got.local)
+		}
+	}
 	type account struct{ live, area int64 }
 	got := map[cow.LUNID]account{}
 	for _, l := range p.tree.LUNs() {

@@ -33,6 +33,7 @@ type durable struct {
 	IDs      uint64 `json:"ids"` // identifiers below this may have been handed out
 	Capacity int64  `json:"capacity"`
 	Highest  uint64 `json:"highest_segment"`
+	Format   int    `json:"format,omitempty"` // of the catalogue and the counters; 1 is not written
 
 	// The same for those who read while a checkpoint runs.
 	ids, room atomicInt
@@ -144,7 +145,7 @@ func (p *Pool) commitIndex(pend pending, gen *generation) error {
 	stagePages(b, gen)
 	counted := p.stageCounters(b, pend, gen)
 	used := p.stageSegments(b, pend, gen)
-	next := durable{Position: pend.position, Epoch: p.state.Epoch, IDs: max(p.state.IDs, pend.nextID+idMargin), Capacity: p.state.capacity(), Highest: p.space.top()}
+	next := durable{Position: pend.position, Epoch: p.state.Epoch, IDs: max(p.state.IDs, pend.nextID+idMargin), Capacity: p.state.capacity(), Highest: p.space.top(), Format: p.state.Format}
 	state, err := json.Marshal(&next)
 	if err != nil {
 		return err
@@ -216,11 +217,11 @@ func (p *Pool) stageCounters(b *index.Batch, pend pending, gen *generation) (com
 	p.counter.mu.RLock()
 	defer p.counter.mu.RUnlock()
 	next := map[cow.VersionID]counts{}
-	for v, d := range gen.counters {
+	for v, pairs := range gen.pairs {
 		s := p.counter.stored[v]
-		s.plus(d)
+		s.plus(gen.counters[v])
 		next[v] = s
-		b.SetCounter(uint64(v), marshalCounts(s))
+		b.SetCounter(uint64(v), marshalCounts(s, pairs))
 	}
 	for id, v := range pend.versions {
 		if v == nil {

@@ -30,37 +30,84 @@ func (p *Pool) loadOnce(pg *page) error {
 	p.treeMu.RUnlock()
 
 	pg.Reset(head)
-	var want *hintSet // nil until the newest record is found
+	l := loading{pg: pg}
 	for _, step := range path {
-		if want != nil && want.done(step.Limit) {
+		if l.found && l.hints.Next() == 0 {
 			break
 		}
 		p.settle(step.Branch, pg.num, step.Limit, pg.view)
-		it := p.records(step.Branch, pg.num, step.Limit)
-		for it.next() {
-			if want == nil {
-				if err := it.record(); err != nil {
-					it.close()
-					return loadError(pg, it, err)
-				}
-				pg.Fill(it.version, &it.rec)
-				if it.version == head {
-					pg.Loaded(true, it.rec.Applied)
-				}
-				want = p.hints(it.version, it.rec.Hints)
-			} else if it.version < want.oldest {
-				break
-			} else if want.has(it.version) {
-				if err := it.record(); err != nil {
-					it.close()
-					return loadError(pg, it, err)
-				}
-				pg.Fill(it.version, &it.rec)
+		if err := l.step(p, step); err != nil {
+			return err
+		}
+	}
+	return l.pass(p, 0)
+}
+
+// loading is a walk over the records of a page, newest first. Only those that
+// serve a hint of the newest are read; which one that is shows when the next
+// older one is met, so one record is waiting until then.
+type loading struct {
+	pg      *page
+	found   bool
+	hints   cow.Hints
+	waiting holder // raw 0: none
+}
+
+func (l *loading) step(p *Pool, step cow.Step) error {
+	it := p.records(step.Branch, l.pg.num, step.Limit)
+	for it.next() {
+		v := it.version
+		if err := l.pass(p, v); err != nil {
+			it.close()
+			return err
+		}
+		switch {
+		case !l.found:
+			if err := it.record(); err != nil {
+				it.close()
+				return loadError(l.pg, v, err)
 			}
+			l.pg.Fill(v, &it.rec)
+			if v == l.pg.Head {
+				l.pg.Loaded(true, it.rec.Applied)
+			}
+			l.found, l.hints = true, cow.HintsOf(slices.Clone(it.rec.Hints))
+		case l.hints.Next() == v:
+			if err := it.record(); err != nil {
+				it.close()
+				return loadError(l.pg, v, err)
+			}
+			l.pg.Fill(v, &it.rec)
+		case l.hints.Next() != 0:
+			l.waiting = holder{v, step.Branch}
+			continue
 		}
-		if err := it.close(); err != nil {
-			return loadError(pg, it, err)
+		l.hints.Serve(v, v-1)
+		if l.hints.Next() == 0 {
+			break
 		}
+		l.waiting = holder{v, 0} // read already
+	}
+	if err := it.close(); err != nil {
+		return loadError(l.pg, it.version, err)
+	}
+	return nil
+}
+
+// pass reads the waiting record if a hint above older is served by it.
+func (l *loading) pass(p *Pool, older cow.VersionID) error {
+	w := l.waiting
+	l.waiting = holder{}
+	if w.raw == 0 || !l.hints.Serve(w.raw, older) || w.branch == 0 {
+		return nil
+	}
+	var r cow.Record
+	ok, err := p.ownRecord(w.branch, l.pg.num, w.raw, &r)
+	if err != nil {
+		return loadError(l.pg, w.raw, err)
+	}
+	if ok {
+		l.pg.Fill(w.raw, &r)
 	}
 	return nil
 }
@@ -87,49 +134,10 @@ func (p *Pool) settle(b cow.BranchID, num uint64, limit cow.VersionID, self *vie
 	pg.unpin()
 }
 
-func loadError(pg *page, it *recordIter, err error) error {
+func loadError(pg *page, v cow.VersionID, err error) error {
 	return Errorf(ErrCorrupt, "map of blocks %d-%d, version %d: %w; run `lunar pool check`",
-		pg.num*cow.PageBlocks, (pg.num+1)*cow.PageBlocks-1, it.version, err)
+		pg.num*cow.PageBlocks, (pg.num+1)*cow.PageBlocks-1, v, err)
 }
-
-// hintSet are the versions whose records show through a newer one, through
-// merges.
-type hintSet struct {
-	pool    *Pool
-	ids     []cow.VersionID // descending
-	targets []cow.VersionID // what merged ones went into
-	oldest  cow.VersionID
-}
-
-func (p *Pool) hints(of cow.VersionID, ids []cow.VersionID) *hintSet {
-	h := &hintSet{pool: p, ids: slices.Clone(ids), oldest: of}
-	p.treeMu.RLock()
-	defer p.treeMu.RUnlock()
-	for _, id := range ids {
-		h.oldest = min(h.oldest, id)
-		if c := p.tree.Canonical(id); c != id {
-			h.targets = append(h.targets, c)
-		}
-	}
-	return h
-}
-
-// has says whether the record stored under v is one of the hinted: under its
-// own id, or under that of anything that a hinted one was merged with.
-func (h *hintSet) has(v cow.VersionID) bool {
-	if slices.Contains(h.ids, v) {
-		return true
-	}
-	if len(h.targets) == 0 {
-		return false
-	}
-	h.pool.treeMu.RLock()
-	defer h.pool.treeMu.RUnlock()
-	return slices.Contains(h.targets, h.pool.tree.Canonical(v))
-}
-
-// done says that nothing hinted can be at or below limit.
-func (h *hintSet) done(limit cow.VersionID) bool { return len(h.ids) == 0 || h.oldest > limit }
 
 // recordIter walks the stored records of one page on one branch, newest first:
 // what the index has, with the overlay's operations laid over it.

@@ -96,7 +96,7 @@ func TestMendedHoles(t *testing.T) {
 	must(t, p.Checkpoint())
 	_, err = p.DeleteSnapshots(bg, []SnapshotRef{{LUN: "a", Name: "s1"}}, DeleteOptions{})
 	must(t, err)
-	_, err = p.publishReclaim()
+	_, _, err = p.publishReclaim()
 	must(t, err) // as the janitor does; the sweep comes later
 	must(t, v.Zero(blockSize, 300*blockSize, false, true))
 	must(t, p.Checkpoint())

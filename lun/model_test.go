@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -345,6 +346,51 @@ func (m *model) deleteSnap() {
 	delete(m.snaps[lun], snap)
 }
 
+// foresee deletes some snapshots at once, with nothing else on its way: what the
+// dry run says is what comes back, to the block.
+func (m *model) foresee() {
+	m.check(m.p.Reclaim(), "reclaim")
+	var refs []SnapshotRef
+	for range 1 + m.rng.IntN(4) {
+		lun := m.pick()
+		if snap := m.pickSnap(lun); snap != "" && !slices.Contains(refs, SnapshotRef{lun, snap}) {
+			refs = append(refs, SnapshotRef{lun, snap})
+		}
+	}
+	m.logf("delete, foreseen, %v", refs)
+	if len(refs) == 0 {
+		m.settle0()
+		return
+	}
+	for _, r := range refs[:1] {
+		s, err := m.p.Snapshot(r.LUN, r.Name)
+		m.check(err, "show")
+		one, err := m.p.DeleteSnapshots(context.Background(), []SnapshotRef{r}, DeleteOptions{DryRun: true})
+		m.check(err, "dry run")
+		if s.UniqueBytes != one.FreedBytes && s.UniqueBytes != 0 {
+			m.t.Fatalf("%s: unique are %d bytes, its delete would free %d", r, s.UniqueBytes, one.FreedBytes)
+		}
+	}
+	before := m.charged()
+	said, err := m.p.DeleteSnapshots(context.Background(), refs, DeleteOptions{Wait: true})
+	m.check(err, "delete snapshots")
+	if got := before - m.charged(); got != said.FreedBytes {
+		m.t.Fatalf("deleting %v would free %d bytes and freed %d", refs, said.FreedBytes, got)
+	}
+	m.settle()
+	for _, r := range refs {
+		delete(m.snaps[r.LUN], r.Name)
+	}
+}
+
+// charged is what all LUNs and nobody pay for, in bytes.
+func (m *model) charged() (n int64) {
+	for _, l := range m.p.LUNs() {
+		n += l.UsedBytes + l.Area.UsedBytes
+	}
+	return n + m.p.Status().SharedBytes
+}
+
 func (m *model) deleteLUN() {
 	lun := m.pick()
 	if lun == "" || m.rng.IntN(3) > 0 {
@@ -499,8 +545,10 @@ func (m *model) step() {
 		m.rollback()
 	case n < 78:
 		m.clone()
-	case n < 83:
+	case n < 82:
 		m.deleteSnap()
+	case n < 83:
+		m.foresee()
 	case n < 85:
 		m.deleteLUN()
 	case n < 88:

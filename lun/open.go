@@ -34,6 +34,10 @@ const (
 // poolFormat is the version of the data folder as a whole.
 const poolFormat = 1
 
+// catalogueFormat is the version of the catalogue and the counters. 2 added what
+// versions replaced of each other, and changes of many versions at once.
+const catalogueFormat = 2
+
 // identity is what a pool is made with and never changes: pool.json.
 type identity struct {
 	Format       int       `json:"format"`
@@ -100,12 +104,15 @@ func (o Options) withDefaults() Options {
 func Open(_ context.Context, o Options) (_ *Pool, err error) {
 	o = o.withDefaults()
 	p := &Pool{
-		opts: o, fs: o.FS, now: o.Now, overlay: newOverlay(), uniques: map[cow.VersionID]uniqueOf{},
+		opts: o, fs: o.FS, now: o.Now, overlay: newOverlay(), cum: map[cow.VersionID]counts{},
 		heads: map[cow.LUNID]*view{}, tips: map[cow.BranchID]*view{}, frozen: map[cow.VersionID]*view{},
 		objects: newObjectSet(), buf: segment.NewBuffers(64 << 20),
 	}
 	p.counter = counters{live: map[cow.VersionID]*counter{}, stored: map[cow.VersionID]counts{}}
 	p.janitor = newJanitor(p)
+	if o.Manual {
+		p.reclaiming.urgent.Add(1)
+	}
 	p.cache = &cache{limit: int(max(o.IndexCache/pageBytes, 64))}
 	defer func() {
 		if err != nil {
@@ -298,7 +305,7 @@ func (p *Pool) loadCatalogue() error {
 			return Errorf(ErrCorrupt, "index: state makes no sense: %w", err)
 		}
 	} else {
-		p.state.Position, p.state.IDs = 1, 1
+		p.state.Position, p.state.IDs, p.state.Format = 1, 1, catalogueFormat
 		if p.state.Capacity, err = p.defaultCapacity(); err != nil {
 			return err
 		}
@@ -312,8 +319,11 @@ func (p *Pool) loadCatalogue() error {
 		return err
 	}
 	err = p.index.Counters(func(v uint64, b []byte) error {
-		c, err := unmarshalCounts(b)
+		c, pairs, err := unmarshalCounts(b)
 		if err != nil {
+			return err
+		}
+		if err := p.overlay.replaced.decode(cow.VersionID(v), pairs); err != nil {
 			return err
 		}
 		p.counter.stored[cow.VersionID(v)] = c
@@ -323,6 +333,10 @@ func (p *Pool) loadCatalogue() error {
 	if err != nil {
 		return Errorf(ErrCorrupt, "index: %w", err)
 	}
+	if p.state.Format > catalogueFormat {
+		return Errorf(ErrNotPool, "pool %s has catalogue format %d, this lunar knows formats up to %d; use a newer lunar", p.opts.Dir, p.state.Format, catalogueFormat)
+	}
+	p.loadSums()
 	err = p.index.Segments(func(n uint64, b []byte) error {
 		var r row
 		if err := r.unmarshal(n, b); err != nil {
@@ -425,6 +439,11 @@ func (p *Pool) goOn(rec segment.Recovered) error {
 	p.sealReplayed(rec)
 	if err := p.commitIndex(pend, p.overlay.swap()); err != nil {
 		return err
+	}
+	if p.state.Format < catalogueFormat {
+		if err := p.upgrade(); err != nil {
+			return err
+		}
 	}
 	free := p.space.takeDead()
 	for _, n := range rec.Free {

@@ -17,6 +17,7 @@ type overlay struct {
 	mu       sync.RWMutex
 	cur      *generation
 	flushing *generation
+	replaced replaced     // as cur and flushing leave it
 	ops      atomic.Int64 // in both generations: 0 spares readers the lock
 	bytes    atomic.Int64
 }
@@ -42,8 +43,11 @@ type op struct {
 
 type generation struct {
 	ops      map[pageKey][]op
+	touched  map[cow.VersionID][]uint64 // pages of which a version's record has an operation; some twice
 	segments map[uint64]int64
 	counters map[cow.VersionID]counts
+	replaced map[cow.VersionID]bool   // whose pairs changed
+	pairs    map[cow.VersionID][]byte // when it is committed: theirs, and of counters, encoded
 	n        int64
 }
 
@@ -51,14 +55,19 @@ type generation struct {
 type counts struct{ owned, ref, local int64 }
 
 func newGeneration() *generation {
-	return &generation{ops: map[pageKey][]op{}, segments: map[uint64]int64{}, counters: map[cow.VersionID]counts{}}
+	return &generation{ops: map[pageKey][]op{}, touched: map[cow.VersionID][]uint64{}, segments: map[uint64]int64{},
+		counters: map[cow.VersionID]counts{}, replaced: map[cow.VersionID]bool{}}
 }
 
-func newOverlay() *overlay { return &overlay{cur: newGeneration()} }
+func newOverlay() *overlay { return &overlay{cur: newGeneration(), replaced: replaced{}} }
 
 // putLocked adds one operation.
 func (o *overlay) putLocked(k pageKey, p op) {
-	o.cur.ops[k] = append(o.cur.ops[k], p)
+	have := o.cur.ops[k]
+	if !slices.ContainsFunc(have, func(x op) bool { return x.version == p.version }) {
+		o.cur.touched[p.version] = append(o.cur.touched[p.version], k.page)
+	}
+	o.cur.ops[k] = append(have, p)
 	o.cur.n++
 	o.ops.Add(1)
 	o.bytes.Add(int64(len(p.rec)))
@@ -71,6 +80,12 @@ func (o *overlay) countLocked(v cow.VersionID, c counts) {
 	s := o.cur.counters[v]
 	s.owned, s.ref, s.local = s.owned+c.owned, s.ref+c.ref, s.local+c.local
 	o.cur.counters[v] = s
+}
+
+// replaceLocked notes that version x replaced n more blocks of version owner.
+func (o *overlay) replaceLocked(x, owner cow.VersionID, n int64) {
+	o.replaced.add(x, owner, n)
+	o.cur.replaced[x] = true
 }
 
 func (o *overlay) segLocked(seg uint64, delta int64) {
@@ -103,7 +118,17 @@ func (o *overlay) swap() *generation {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.flushing, o.cur = o.cur, newGeneration()
-	return o.flushing
+	// At this instant the pairs in memory are those that are stored, and the
+	// changes that this generation commits.
+	g := o.flushing
+	g.pairs = make(map[cow.VersionID][]byte, len(g.counters))
+	for v := range g.counters {
+		g.pairs[v] = o.replaced.encode(v)
+	}
+	for v := range g.replaced {
+		g.pairs[v] = o.replaced.encode(v)
+	}
+	return g
 }
 
 // undo puts a generation whose commit did not happen back in front of what was
@@ -115,6 +140,12 @@ func (o *overlay) undo() {
 	o.flushing = nil
 	for k, ops := range o.cur.ops {
 		g.ops[k] = append(g.ops[k], ops...)
+	}
+	for v, nums := range o.cur.touched {
+		g.touched[v] = append(g.touched[v], nums...)
+	}
+	for v := range o.cur.replaced {
+		g.replaced[v] = true
 	}
 	for s, d := range o.cur.segments {
 		g.segments[s] += d
@@ -142,7 +173,7 @@ func (o *overlay) done() {
 	o.bytes.Store(n)
 }
 
-// pagesFrom returns, ascending, the pages >= from of a branch that have
+// pagesFrom returns, ascending, the pages of [from, to) of a branch that have
 // operations.
 func (o *overlay) pagesFrom(b cow.BranchID, from, to uint64) []uint64 {
 	if o.ops.Load() == 0 {
@@ -152,12 +183,19 @@ func (o *overlay) pagesFrom(b cow.BranchID, from, to uint64) []uint64 {
 	defer o.mu.RUnlock()
 	var out []uint64
 	for _, g := range []*generation{o.flushing, o.cur} {
-		if g == nil {
-			continue
-		}
-		for k := range g.ops {
-			if k.branch == b && k.page >= from && k.page < to {
-				out = append(out, k.page)
+		switch {
+		case g == nil:
+		case to-from < uint64(len(g.ops)):
+			for num := from; num < to; num++ {
+				if len(g.ops[pageKey{b, num}]) > 0 {
+					out = append(out, num)
+				}
+			}
+		default:
+			for k := range g.ops {
+				if k.branch == b && k.page >= from && k.page < to {
+					out = append(out, k.page)
+				}
 			}
 		}
 	}
@@ -166,23 +204,13 @@ func (o *overlay) pagesFrom(b cow.BranchID, from, to uint64) []uint64 {
 }
 
 // touchedBy returns, ascending, the pages for which there is an operation on a
-// record of one of these versions.
-func (o *overlay) touchedBy(b cow.BranchID, v cow.VersionID) []uint64 {
+// record of this version.
+func (o *overlay) touchedBy(v cow.VersionID) []uint64 {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
-	var out []uint64
-	for _, g := range []*generation{o.flushing, o.cur} {
-		if g == nil {
-			continue
-		}
-		for k, ops := range g.ops {
-			if k.branch != b {
-				continue
-			}
-			if slices.ContainsFunc(ops, func(p op) bool { return p.version == v }) {
-				out = append(out, k.page)
-			}
-		}
+	out := slices.Clone(o.cur.touched[v])
+	if o.flushing != nil {
+		out = append(out, o.flushing.touched[v]...)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
@@ -221,6 +249,10 @@ func (p *Pool) encode(pg *page) {
 		o.segLocked(s.seg, s.delta)
 	}
 	pg.segs = pg.segs[:0]
+	for _, r := range pg.replaced {
+		o.replaceLocked(pg.Head, r.owner, r.n)
+	}
+	pg.replaced = pg.replaced[:0]
 	o.countLocked(pg.Head, counts{pg.owned, pg.ref, pg.local})
 	pg.owned, pg.ref, pg.local = 0, 0, 0
 }

@@ -87,7 +87,9 @@ type Pool struct {
 	dirty   atomic.Int64 // pages on the views' dirty lists
 	space   *space
 	counter counters
-	uniques map[cow.VersionID]uniqueOf // guarded by adminMu
+	cum     map[cow.VersionID]counts // what each frozen version sees in all; guarded by adminMu
+
+	reclaiming reclaiming
 
 	state     durable // what the last checkpoint committed
 	appended  atomic.Int64

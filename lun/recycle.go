@@ -2,6 +2,7 @@ package lun
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"lunar/cow"
@@ -17,10 +18,8 @@ func (p *Pool) recycle(lun cow.LUNID, d reservation.Decision) {
 	if l == nil || l.OnFull != OnFullRecycle {
 		return
 	}
-	for _, v := range p.tree.Versions() {
-		if v.LUN == lun && v.State == cow.Merging || v.LUN == lun && v.State == cow.Deleted && len(p.tree.Children(v.ID)) < 2 && !p.opened(v.ID) {
-			return // space is on its way; the writer looks again when it is there
-		}
+	if p.onItsWay(lun) {
+		return // the writer looks again when it is there
 	}
 	ids, err := p.oldestFreeing(l, d.Need)
 	if err == nil && len(ids) > 0 {
@@ -31,10 +30,24 @@ func (p *Pool) recycle(lun cow.LUNID, d reservation.Decision) {
 	}
 }
 
+// onItsWay says whether deleted snapshots of a LUN are being given back, or can
+// be. Called with adminMu.
+func (p *Pool) onItsWay(lun cow.LUNID) bool {
+	for into := range p.tree.Merging() {
+		if p.tree.Version(into).LUN == lun {
+			return true
+		}
+	}
+	return slices.ContainsFunc(p.tree.Deleted(), func(id cow.VersionID) bool {
+		return p.tree.Version(id).LUN == lun && len(p.tree.Children(id)) < 2 && !p.opened(id)
+	})
+}
+
 // oldestFreeing plans which snapshots of a LUN to drop for need blocks: the
 // oldest first, none that frees nothing, none that is protected, attached or
 // cloned from. Called with adminMu.
 func (p *Pool) oldestFreeing(l *cow.LUN, need int64) ([]cow.VersionID, error) {
+	p.takeAll()
 	var cand []reservation.Candidate
 	var prefix []cow.VersionID
 	last, idle := int64(0), 0

@@ -63,9 +63,7 @@ func (p *Pool) replayChange(c cow.Change) error {
 		}
 	}
 	p.applyLocked(c, nil)
-	for _, id := range c.DropVersions {
-		p.counter.drop(id)
-	}
+	p.forgotten(c.DropVersions)
 	return nil
 }
 

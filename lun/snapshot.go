@@ -111,10 +111,10 @@ func (p *Pool) Snapshots(lun string) ([]SnapshotInfo, error) {
 		luns = []*cow.LUN{l}
 	}
 	out := []SnapshotInfo{}
-	all := p.sums()
+	p.takeAll()
 	for _, l := range luns {
 		for _, s := range p.tree.Snapshots(l.ID) {
-			info, err := p.snapshotInfo(l, s.Name, all)
+			info, err := p.snapshotInfo(l, s)
 			if err != nil {
 				return nil, err
 			}
@@ -132,25 +132,22 @@ func (p *Pool) Snapshot(lun, name string) (SnapshotInfo, error) {
 	if err != nil {
 		return SnapshotInfo{}, apiErr(err)
 	}
-	return p.snapshotInfo(l, name, nil)
-}
-
-// snapshotInfo describes a snapshot; all may hold the sums of the whole tree.
-// Called with adminMu.
-func (p *Pool) snapshotInfo(l *cow.LUN, name string, all sums) (SnapshotInfo, error) {
 	s, err := p.tree.SnapshotByName(l, name)
 	if err != nil {
 		return SnapshotInfo{}, apiErr(err)
 	}
-	c, ok := all[s.ID]
-	if !ok {
-		c = p.sumOf(s.ID)
-	}
+	p.takeAll()
+	return p.snapshotInfo(l, s)
+}
+
+// snapshotInfo describes a snapshot. Called with adminMu, with what the heads
+// hold unsaved taken.
+func (p *Pool) snapshotInfo(l *cow.LUN, s *cow.Version) (SnapshotInfo, error) {
 	unique, err := p.unique(s)
 	if err != nil {
 		return SnapshotInfo{}, err
 	}
-	return p.describe(l, s, c, unique), nil
+	return p.describe(l, s, p.sumOf(s.ID), unique), nil
 }
 
 func (p *Pool) describe(l *cow.LUN, s *cow.Version, c counts, unique int64) SnapshotInfo {
@@ -179,6 +176,7 @@ func (p *Pool) DeleteSnapshots(ctx context.Context, refs []SnapshotRef, o Delete
 	var rep DeleteReport
 	if err == nil {
 		rep = DeleteReport{Deleted: names}
+		p.takeAll()
 		var freed int64
 		freed, err = p.wouldFree(ids)
 		rep.FreedBytes = freed * blockSize
@@ -233,7 +231,7 @@ func (p *Pool) deleteVersions(ids []cow.VersionID, why string) error {
 		lun = p.tree.LUN(v.LUN).Name
 		names = append(names, lun+"@"+v.Name)
 	}
-	const batch = 400 // a change must fit one record
+	const batch = 20_000 // a change must fit one record
 	for len(ids) > 0 {
 		n := min(batch, len(ids))
 		c, err := p.tree.PlanDelete(ids[:n])

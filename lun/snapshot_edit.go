@@ -31,7 +31,8 @@ func (p *Pool) updateSnapshot(lun, name string, edit func(*cow.Version) error) (
 	if err := p.commit(c, nil); err != nil {
 		return SnapshotInfo{}, err
 	}
-	return p.snapshotInfo(l, n.Name, nil)
+	p.takeAll()
+	return p.snapshotInfo(l, p.tree.Version(n.ID))
 }
 
 // RenameSnapshot gives a snapshot another name.

@@ -160,15 +160,19 @@ func (r *row) unmarshal(number uint64, b []byte) error {
 	return nil
 }
 
-func marshalCounts(c counts) []byte {
-	b := binary.LittleEndian.AppendUint64(nil, uint64(c.owned))
+// marshalCounts is a counter row: owned, ref, local (8 bytes each, little endian)
+// and the encoded pairs of what the version replaced.
+func marshalCounts(c counts, pairs []byte) []byte {
+	b := binary.LittleEndian.AppendUint64(make([]byte, 0, 24+len(pairs)), uint64(c.owned))
 	b = binary.LittleEndian.AppendUint64(b, uint64(c.ref))
-	return binary.LittleEndian.AppendUint64(b, uint64(c.local))
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.local))
+	return append(b, pairs...)
 }
 
-func unmarshalCounts(b []byte) (counts, error) {
-	if len(b) != 24 {
-		return counts{}, Errorf(ErrCorrupt, "index: counters are malformed")
+func unmarshalCounts(b []byte) (c counts, pairs []byte, err error) {
+	if len(b) < 24 {
+		return counts{}, nil, Errorf(ErrCorrupt, "index: counters are malformed")
 	}
-	return counts{int64(binary.LittleEndian.Uint64(b)), int64(binary.LittleEndian.Uint64(b[8:])), int64(binary.LittleEndian.Uint64(b[16:]))}, nil
+	c = counts{int64(binary.LittleEndian.Uint64(b)), int64(binary.LittleEndian.Uint64(b[8:])), int64(binary.LittleEndian.Uint64(b[16:]))}
+	return c, b[24:], nil
 }

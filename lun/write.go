@@ -326,7 +326,12 @@ func (v *view) mapRange(pg *page, from, k int, loc uint64, crcs []uint32, seq se
 		}
 		old := pg.Set(from+i, l, crc)
 		c.plus(pay.change(pg.Head, old, loc != 0))
-		if old.Owner == pg.Head && cow.Stored(old.Loc) {
+		switch {
+		case old.Owner != pg.Head:
+			if cow.Charged(old.Loc) {
+				pg.addReplaced(old.Owner)
+			}
+		case cow.Stored(old.Loc):
 			v.freeLocked(pg, old.Loc)
 		}
 	}

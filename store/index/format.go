@@ -14,7 +14,8 @@ import (
 
 // Format is the version of everything this package lays out: the key table, the comparer, the merger. What is in the values
 // has versions of its own.
-const Format = 1
+// 2 has longer counters (lun).
+const Format = 2
 
 // markerName names the file that holds Format. It is a file and not a key, since a newer format may have another comparer,
 // with which this program could not even open the database to look.
@@ -37,6 +38,9 @@ func prepareDir(fsys vfs.FS, o Options) error {
 	case value != "":
 		if err := checkFormat(o.Dir, value); err != nil {
 			return err
+		}
+		if value != strconv.Itoa(Format) && desc.Exists && !o.ReadOnly {
+			value = "" // an older program must not open it any more
 		}
 	}
 	if !desc.Exists {

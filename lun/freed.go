@@ -1,0 +1,262 @@
+package lun
+
+import (
+	"slices"
+
+	"lunar/cow"
+)
+
+// unique returns how many blocks deleting one snapshot would free now: none while
+// two or more versions were made from it. On a chain that is arithmetic; no
+// page is looked at. Called with adminMu, with what the heads hold unsaved taken.
+func (p *Pool) unique(s *cow.Version) (int64, error) {
+	if len(p.tree.Children(s.ID)) > 1 {
+		return 0, nil
+	}
+	return p.wouldFree([]cow.VersionID{s.ID})
+}
+
+// wouldFree returns how many blocks deleting these versions would free, beyond
+// what is already on its way. Called with adminMu, with what the heads hold
+// unsaved taken.
+func (p *Pool) wouldFree(ids []cow.VersionID) (int64, error) {
+	gone := make(map[cow.VersionID]bool, len(ids))
+	for _, id := range ids {
+		gone[id] = true
+	}
+	before := release{p: p, gone: func(id cow.VersionID) bool { return p.tree.Version(id).State == cow.Deleted }}
+	after := release{p: p, gone: func(id cow.VersionID) bool { return gone[id] || before.gone(id) }}
+	var total int64
+	for _, id := range p.concerned(ids, after.gone) {
+		n, err := after.freed(id)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+		if before.gone(id) {
+			if n, err = before.freed(id); err != nil {
+				return 0, err
+			}
+			total -= n
+		}
+	}
+	return total, nil
+}
+
+// concerned lists the versions whose blocks may be freed with ids: these, and
+// the gone ones above them that something else is needed for no more.
+func (p *Pool) concerned(ids []cow.VersionID, gone func(cow.VersionID) bool) []cow.VersionID {
+	seen := map[cow.VersionID]bool{}
+	for _, id := range ids {
+		for v := p.tree.Version(id); v != nil && !seen[v.ID] && gone(v.ID); v = p.tree.Version(v.Parent) {
+			seen[v.ID] = true
+		}
+	}
+	out := make([]cow.VersionID, 0, len(seen))
+	for id := range seen {
+		out = append(out, id)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// release foresees what comes back when versions are gone.
+type release struct {
+	p    *Pool
+	gone func(cow.VersionID) bool
+	kids map[cow.VersionID]kin
+}
+
+// kin is what is below a version that is gone: the versions that are left, up to
+// two of them, and the only line of gone ones between it and the single one left.
+type kin struct {
+	left int // 0, 1, 2 for more
+	next cow.VersionID
+}
+
+// below says what is left under a version. Lines of thousands are walked without
+// recursion: from the newest up.
+func (r *release) below(id cow.VersionID) kin {
+	if r.kids == nil {
+		r.kids = map[cow.VersionID]kin{}
+	}
+	var line []cow.VersionID
+	for {
+		if _, known := r.kids[id]; known {
+			break
+		}
+		line = append(line, id)
+		c := r.p.tree.Children(id)
+		if len(c) != 1 || !r.gone(c[0]) {
+			break
+		}
+		id = c[0]
+	}
+	for _, id := range slices.Backward(line) {
+		k := kin{}
+		for _, c := range r.p.tree.Children(id) {
+			n := 1
+			if r.gone(c) {
+				n = r.below(c).left
+			}
+			if n > 0 {
+				k.next = c
+			}
+			k.left = min(k.left+n, 2)
+		}
+		r.kids[id] = k
+	}
+	return r.kids[line0(line, id)]
+}
+
+func line0(line []cow.VersionID, id cow.VersionID) cow.VersionID {
+	if len(line) > 0 {
+		return line[0]
+	}
+	return id
+}
+
+// freed counts the blocks of a gone version that nobody needs any more: all, if
+// nothing is left below; what the versions on the way to the only one left
+// replaced; or what was replaced on the way to each of several.
+func (r *release) freed(id cow.VersionID) (n int64, err error) {
+	t := r.p.tree
+	group := t.Group(id, nil)
+	switch k := r.below(id); k.left {
+	case 0:
+		for _, g := range group {
+			n += r.p.counter.of(g).owned.Load()
+		}
+		return n, nil
+	case 1:
+		r.p.overlay.mu.RLock()
+		defer r.p.overlay.mu.RUnlock()
+		var xs []cow.VersionID
+		for c := k.next; ; c = r.below(c).next {
+			xs = t.Group(c, xs[:0])
+			n += r.p.overlay.replaced.between(xs, group)
+			if !r.gone(c) {
+				return n, nil
+			}
+		}
+	}
+	if r.bound(id) == 0 {
+		return 0, nil
+	}
+	nums, err := r.suspects(id)
+	for _, num := range nums {
+		bits, err := r.dead(id, num)
+		if err != nil {
+			return 0, err
+		}
+		n += popCount(bits)
+	}
+	return n, err
+}
+
+// bound is an upper bound of the blocks of a version that are replaced on every
+// line below: the least that one of its children can have replaced.
+func (r *release) bound(id cow.VersionID) int64 {
+	r.p.overlay.mu.RLock()
+	defer r.p.overlay.mu.RUnlock()
+	return r.boundLocked(id, r.p.tree.Group(id, nil))
+}
+
+func (r *release) boundLocked(id cow.VersionID, owners []cow.VersionID) int64 {
+	least := int64(-1)
+	for _, c := range r.p.tree.Children(id) {
+		n := r.p.overlay.replaced.between(r.p.tree.Group(c, nil), owners)
+		if r.gone(c) {
+			if r.below(c).left == 0 {
+				continue
+			}
+			n += r.boundLocked(c, owners)
+		}
+		if least < 0 || n < least {
+			least = n
+		}
+		if least == 0 {
+			break
+		}
+	}
+	return max(least, 0)
+}
+
+// suspects lists the pages in which blocks of a version may be replaced on every
+// line: those that its child with the least has records of.
+func (r *release) suspects(id cow.VersionID) ([]uint64, error) {
+	var best []uint64
+	found := false
+	for _, c := range r.p.tree.Children(id) {
+		if r.gone(c) && r.below(c).left == 0 {
+			continue
+		}
+		nums, err := r.p.groupChanges(c)
+		if err == nil && r.gone(c) {
+			var more []uint64
+			more, err = r.suspects(c)
+			nums = mergeSorted([][]uint64{nums, more})
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !found || len(nums) < len(best) {
+			best, found = nums, true
+		}
+	}
+	return best, nil
+}
+
+// dead returns the charged blocks of one page of a version that are replaced on
+// every line below it.
+func (r *release) dead(id cow.VersionID, num uint64) (cow.Bits, error) {
+	var own cow.Record
+	ok, err := r.p.groupRecord(id, num, &own)
+	if err != nil || !ok {
+		return cow.Bits{}, err
+	}
+	var bits cow.Bits
+	for i := range cow.PageBlocks {
+		if own.Set.Has(i) && cow.Charged(own.Loc[i]) {
+			bits.Add(i)
+		}
+	}
+	cover, err := r.cover(id, num)
+	for w := range bits {
+		bits[w] &= cover[w]
+	}
+	return bits, err
+}
+
+// cover returns the blocks of a page that every line below a version replaced.
+func (r *release) cover(id cow.VersionID, num uint64) (all cow.Bits, err error) {
+	for w := range all {
+		all[w] = ^uint64(0)
+	}
+	var rec cow.Record
+	for _, c := range r.p.tree.Children(id) {
+		if r.gone(c) && r.below(c).left == 0 {
+			continue
+		}
+		if _, err := r.p.groupRecord(c, num, &rec); err != nil {
+			return all, err
+		}
+		bits := rec.Set
+		if r.gone(c) {
+			more, err := r.cover(c, num)
+			if err != nil {
+				return all, err
+			}
+			for w := range bits {
+				bits[w] |= more[w]
+			}
+		}
+		for w := range all {
+			all[w] &= bits[w]
+		}
+		if all.Empty() {
+			return all, nil
+		}
+	}
+	return all, nil
+}
