@@ -24,12 +24,6 @@ func clean(t *testing.T, p *Pool) {
 	}
 }
 
-func snapT(t *testing.T, p *Pool, lun, name string) {
-	t.Helper()
-	_, err := p.CreateSnapshots(bg, []SnapshotRequest{{LUN: lun, Name: name}}, SnapshotOptions{})
-	must(t, err)
-}
-
 // Snapshots that are taken and deleted for ever leave no trail: the ids that were
 // merged are forgotten, also where each interval changes pages of its own.
 func TestMergedIDsAreForgotten(t *testing.T) {

@@ -468,7 +468,7 @@ func (s *story) clean([]string) (string, error) {
 }
 
 func (s *story) publish([]string) (string, error) {
-	_, err := s.p.publishReclaim()
+	_, _, err := s.p.publishReclaim()
 	return "", err
 }
 

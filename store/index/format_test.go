@@ -72,7 +72,7 @@ func TestNewerFormat(t *testing.T) {
 	noLeaks(t)
 	mem := made(t)
 	moveMarker(t, mem, markerName, "7")
-	wantOpenError(t, mem, ErrNewerFormat, "format 7", "up to 1", "use the lunar")
+	wantOpenError(t, mem, ErrNewerFormat, "format 7", "up to 2", "use the lunar")
 	moveMarker(t, mem, markerName, "1")
 	if err := openTest(t, Options{FS: mem}).Close(); err != nil {
 		t.Fatal(err)
