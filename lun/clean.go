@@ -3,6 +3,7 @@ package lun
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -199,69 +200,90 @@ func (p *Pool) movePage(number uint64, ps []placed) (int64, error) {
 	return moved, nil
 }
 
-// moveBlocks copies blocks to the end of the log and points the maps at the
-// copies. The originals stay in place until a checkpoint has committed that.
+// copied is a block with the location of its copy.
+type copied struct {
+	placed
+	to uint64
+}
+
+// at is the block's place in its page.
+func (c *copied) at() int { return int(c.block % cow.PageBlocks) }
+
+// moveBlocks copies blocks of one page to the end of the log, in runs, and then
+// points the maps at the copies, all at once: a record of the index for each run
+// would cost more than what it says. The originals stay in place until a
+// checkpoint has committed that.
 func (p *Pool) moveBlocks(number uint64, h holder, num uint64, live []placed) (moved int64, err error) {
-	for len(live) > 0 {
+	var copies []copied
+	for len(live) > 0 && err == nil {
 		n := 1
 		for n < len(live) && live[n].block == live[0].block+uint64(n) && live[n].loc == live[0].loc+uint64(n) && n < 64 {
 			n++
 		}
-		run := live[:n]
+		copies, err = p.copyRun(number, h, live[:n], copies)
 		live = live[n:]
-		b := p.buf.Get(n * blockSize)[:n*blockSize]
-		err := p.log.Read(b, segment.Loc(run[0].loc))
-		crcs := make([]uint32, n)
-		for i := range run {
-			crcs[i] = run[i].crc
-			if err == nil && segment.Checksum(b[i*blockSize:(i+1)*blockSize]) != run[i].crc {
-				err = fmt.Errorf("block %d of version %d does not match its checksum", run[i].block, run[i].version)
-			}
-		}
-		if err != nil {
-			p.buf.Put(b)
-			_ = p.damaged(number, err)
-			continue
-		}
-		ctx, cancel := context.WithTimeout(background(), p.spaceWait())
-		err = p.log.AdmitReserved(ctx, n, 1)
-		cancel()
-		if err != nil {
-			p.buf.Put(b)
-			return moved, p.logError(err)
-		}
-		// Until the maps name the copies they count as live, from the same gate
-		// entry on: their segment must not be released.
-		p.gate.enter(0)
-		ext, err := p.log.Append(segment.Entry{Kind: segment.Moved, Version: uint64(h.raw), Block: run[0].block, Count: uint64(n), Birth: run[0].birth, CRCs: crcs}, b, true, nil)
-		for _, x := range ext {
-			p.space.of(p.space.segment(uint64(x.Loc))).live.Add(int64(x.Count))
-		}
-		p.gate.leave(0)
-		if err != nil {
-			p.log.Unadmit(n, 1)
-			p.buf.Put(b)
-			return moved, p.logError(err)
-		}
-		p.noteAppend(n, len(ext))
-		for _, x := range ext {
-			k, err := p.repoint(h, num, run[x.First:x.First+x.Count], uint64(x.Loc))
-			p.space.of(p.space.segment(uint64(x.Loc))).live.Add(-int64(x.Count))
-			if err != nil {
-				return moved, err
-			}
-			moved += k
-			p.moved.Add(k)
+	}
+	if len(copies) == 0 {
+		return 0, err
+	}
+	moved, failed := p.repoint(h, num, copies)
+	for _, c := range copies {
+		p.space.of(p.space.segment(c.to)).live.Add(-1)
+	}
+	p.moved.Add(moved)
+	return moved, errors.Join(err, failed)
+}
+
+// copyRun appends blocks that lie one behind the other to the log, and where
+// they went to copies. Until the maps name them the copies count as live, so
+// that their segment is not released.
+func (p *Pool) copyRun(number uint64, h holder, run []placed, copies []copied) ([]copied, error) {
+	n := len(run)
+	b := p.buf.Get(n * blockSize)[:n*blockSize]
+	err := p.log.Read(b, segment.Loc(run[0].loc))
+	crcs := make([]uint32, n)
+	for i := range run {
+		crcs[i] = run[i].crc
+		if err == nil && segment.Checksum(b[i*blockSize:(i+1)*blockSize]) != run[i].crc {
+			err = fmt.Errorf("block %d of version %d does not match its checksum", run[i].block, run[i].version)
 		}
 	}
-	return moved, nil
+	if err != nil {
+		p.buf.Put(b)
+		return copies, p.damaged(number, err)
+	}
+	ctx, cancel := context.WithTimeout(background(), p.spaceWait())
+	err = p.log.AdmitReserved(ctx, n, 1)
+	cancel()
+	if err != nil {
+		p.buf.Put(b)
+		return copies, p.logError(err)
+	}
+	p.gate.enter(0)
+	ext, err := p.log.Append(segment.Entry{Kind: segment.Moved, Version: uint64(h.raw), Block: run[0].block, Count: uint64(n), Birth: run[0].birth, CRCs: crcs}, b, true, nil)
+	for _, x := range ext {
+		p.space.of(p.space.segment(uint64(x.Loc))).live.Add(int64(x.Count))
+	}
+	p.gate.leave(0)
+	if err != nil {
+		p.log.Unadmit(n, 1)
+		p.buf.Put(b)
+		return copies, p.logError(err)
+	}
+	p.noteAppend(n, len(ext))
+	for _, x := range ext {
+		for i := range x.Count {
+			copies = append(copies, copied{run[x.First+i], uint64(x.Loc) + uint64(i)})
+		}
+	}
+	return copies, nil
 }
 
 // repoint changes the map entries of moved blocks: of a head under its page's
 // lock, since its writers replace and absorb entries; of a frozen version in
 // the stored record, which only the janitor changes. Then every cached page
 // that shows a block follows.
-func (p *Pool) repoint(h holder, num uint64, run []placed, to uint64) (moved int64, err error) {
+func (p *Pool) repoint(h holder, num uint64, copies []copied) (moved int64, err error) {
 	v := p.tree.Version(p.tree.Canonical(h.raw))
 	if v.State == cow.Head {
 		p.viewMu.Lock()
@@ -275,18 +297,17 @@ func (p *Pool) repoint(h holder, num uint64, run []placed, to uint64) (moved int
 			pg.unpin()
 			return 0, err
 		}
-		moved = p.repointHead(pg, h, num, run, to)
+		moved = p.repointHead(pg, h, num, copies)
 		pg.mu.Unlock()
 		pg.unpin()
 	} else {
 		var r cow.Record
-		for i, x := range run {
-			at := int(x.block % cow.PageBlocks)
-			r.Set.Add(at)
-			r.Loc[at], r.CRC[at] = to+uint64(i), x.crc
+		for _, c := range copies {
+			r.Set.Add(c.at())
+			r.Loc[c.at()], r.CRC[c.at()] = c.to, c.crc
 		}
-		p.repointRecord(h, num, &r, run, to)
-		moved = int64(len(run))
+		p.repointRecord(h, num, &r, copies)
+		moved = int64(len(copies))
 	}
 	for _, v := range p.allViews() {
 		pg := v.resident(num)
@@ -294,8 +315,8 @@ func (p *Pool) repoint(h holder, num uint64, run []placed, to uint64) (moved int
 			continue
 		}
 		pg.mu.Lock()
-		for i, x := range run {
-			pg.Move(int(x.block%cow.PageBlocks), x.loc, to+uint64(i))
+		for _, c := range copies {
+			pg.Move(c.at(), c.loc, c.to)
 		}
 		pg.mu.Unlock()
 		pg.unpin()
@@ -306,18 +327,18 @@ func (p *Pool) repoint(h holder, num uint64, run []placed, to uint64) (moved int
 // repointHead moves blocks of a head's locked page: those that are stored under
 // the head's own id as changes of the page, those under an id merged into it in
 // that record. A block that was overwritten meanwhile stays overwritten.
-func (p *Pool) repointHead(pg *page, h holder, num uint64, run []placed, to uint64) (moved int64) {
+func (p *Pool) repointHead(pg *page, h holder, num uint64, copies []copied) (moved int64) {
 	var r cow.Record
-	for i, x := range run {
-		at := int(x.block % cow.PageBlocks)
+	for _, c := range copies {
+		at := c.at()
 		e := pg.At(at)
 		switch {
-		case e.Loc != x.loc:
+		case e.Loc != c.loc:
 			continue
 		case e.Owner == pg.Head:
-			pg.Move(at, x.loc, to+uint64(i))
+			pg.Move(at, c.loc, c.to)
 			pg.Touched(at)
-			for loc, d := range map[uint64]int64{x.loc: -1, to + uint64(i): 1} {
+			for loc, d := range map[uint64]int64{c.loc: -1, c.to: 1} {
 				seg := p.space.segment(loc)
 				p.space.of(seg).live.Add(d)
 				pg.addSeg(seg, d)
@@ -325,24 +346,24 @@ func (p *Pool) repointHead(pg *page, h holder, num uint64, run []placed, to uint
 			p.markDirty(pg)
 		default:
 			r.Set.Add(at)
-			r.Loc[at], r.CRC[at] = to+uint64(i), x.crc
+			r.Loc[at], r.CRC[at] = c.to, c.crc
 		}
 		moved++
 	}
 	if !r.Set.Empty() {
-		p.repointRecord(h, num, &r, run, to)
+		p.repointRecord(h, num, &r, copies)
 	}
 	return moved
 }
 
-// repointRecord lays the new locations r of some blocks of the run over a stored
-// record.
-func (p *Pool) repointRecord(h holder, num uint64, r *cow.Record, run []placed, to uint64) {
+// repointRecord lays the new locations r of some of the copied blocks over a
+// stored record.
+func (p *Pool) repointRecord(h holder, num uint64, r *cow.Record, copies []copied) {
 	segs := map[uint64]int64{}
-	for i, x := range run {
-		if r.Set.Has(int(x.block % cow.PageBlocks)) {
-			segs[p.space.segment(x.loc)]--
-			segs[p.space.segment(to+uint64(i))]++
+	for _, c := range copies {
+		if r.Set.Has(c.at()) {
+			segs[p.space.segment(c.loc)]--
+			segs[p.space.segment(c.to)]++
 		}
 	}
 	p.overlay.mu.Lock()

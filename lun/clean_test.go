@@ -68,3 +68,37 @@ func TestCleaningUnderOverwrites(t *testing.T) {
 	}
 	m.verify()
 }
+
+// Blocks of a frozen version that lie apart in a segment are moved with one
+// change of the index for each page, not with one for each block.
+func TestCleanWritesOncePerPage(t *testing.T) {
+	m := scriptedIn(t, 1<<20)
+	for i := range 60 {
+		m.put("a", i*7%420, 1)
+	}
+	m.snap("a", "s")
+	m.put("a", 500, 1)
+	m.sync("a")
+	m.check(m.p.log.Rotate(), "rotate")
+	m.check(m.p.Checkpoint(), "checkpoint")
+	m.p.cleanMu.Lock()
+	moved := int64(0)
+	for _, v := range m.p.victims() {
+		n, err := m.p.emptySegment(v.number)
+		m.check(err, "empty segment %d", v.number)
+		moved += n
+	}
+	m.p.cleanMu.Unlock()
+	if moved != 61 {
+		t.Errorf("%d blocks moved, want 61", moved)
+	}
+	l, err := m.p.tree.LUNByName("a")
+	m.check(err, "a")
+	head := m.p.tree.Version(l.Head)
+	if ops := m.p.overlay.get(pageKey{head.Branch, 0}); len(ops) != 1 || ops[0].version != head.Parent || ops[0].kind != opMerge {
+		t.Errorf("%d changes of the page of %d blocks, want one: %v", len(ops), moved, ops)
+	}
+	m.check(m.p.Checkpoint(), "checkpoint")
+	m.cut(0)
+	m.verify()
+}
