@@ -253,7 +253,7 @@ func TestPrefetch(t *testing.T) {
 
 func TestFastZero(t *testing.T) {
 	_, v := changePool(t, 1<<20+512)
-	for r, want := range map[[2]int64]bool{{0, 4096}: true, {4096, 1<<20 - 4096}: true, {1 << 20, 512}: true, {0, 1<<20 + 512}: true, {512, 4096}: false, {0, 512}: false} {
+	for r, want := range map[[2]int64]bool{{0, 64 << 10}: true, {4096, 1<<20 - 4096}: true, {1<<20 - 64<<10, 64<<10 + 512}: true, {0, 1<<20 + 512}: true, {0, 60 << 10}: false, {1 << 20, 512}: false, {512, 1 << 19}: false, {0, 1<<19 + 512}: false} {
 		if got := v.FastZero(r[0], r[1]); got != want {
 			t.Errorf("%v: %v", r, got)
 		}

@@ -287,3 +287,33 @@ func (l *liar) Extents(_, _ int64, fn func(off, n int64, hole, zero bool) bool) 
 	}
 	return nil
 }
+
+// slowEraser is a large device that takes its time to zero.
+type slowEraser struct {
+	*nbdtest.Memory
+	release chan struct{}
+}
+
+func (slowEraser) Size() int64 { return 1 << 40 }
+
+func (d slowEraser) Zero(int64, int64, bool, bool) error {
+	<-d.release
+	return nil
+}
+
+// TestLargeZero: zeroing what may take long holds up nothing behind it.
+func TestLargeZero(t *testing.T) {
+	d := slowEraser{nbdtest.NewMemory("mem", 1<<20), make(chan struct{})}
+	_, addr := nbdtest.Serve(t, nbd.Options{Backend: one{d}}, nbd.ListenerOptions{})
+	c := nbdtest.Attach(t, addr, "mem", false)
+	c.Send(c.Request(0, nbdtest.CmdZero, 1, 0, 1<<32-4096))
+	c.Send(c.Request(0, nbdtest.CmdRead, 2, 0, 10))
+	if r := c.Receive(10); r.Cookie != 2 {
+		t.Fatalf("reply to %d", r.Cookie)
+	}
+	close(d.release)
+	if r := c.Receive(0); r.Cookie != 1 || r.Errno != 0 {
+		t.Errorf("reply to %d: error %d", r.Cookie, r.Errno)
+	}
+	c.Disc()
+}

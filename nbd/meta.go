@@ -11,8 +11,9 @@ const (
 	prefixChanged      = "lunar:changed:"
 	prefixDirtyBitmap  = "qemu:dirty-bitmap:"
 	maxSelectedContext = 64 // each is a bit of a uint64 in BLOCK_STATUS
-	// maxListedSnapshots are offered to those who do not ask by name. A LUN may
-	// have far more; all of them can be selected.
+	// maxListedSnapshots are listed for those who do not ask by name. A LUN may
+	// have far more; then the list has the wildcard as well, as the sign that more
+	// can be selected.
 	maxListedSnapshots = 256
 )
 
@@ -100,9 +101,12 @@ func matchContexts(all []metaContext, queries []string, list bool) []metaContext
 	}
 	var found []metaContext
 	for _, c := range all {
-		begins := func(q string) bool { return strings.HasPrefix(c.name, q) }
-		if exact[c.name] || c.age < maxListedSnapshots && slices.ContainsFunc(wild, begins) {
+		wanted := slices.ContainsFunc(wild, func(q string) bool { return strings.HasPrefix(c.name, q) })
+		switch {
+		case exact[c.name] || wanted && c.age < maxListedSnapshots:
 			found = append(found, c)
+		case wanted && c.age == maxListedSnapshots:
+			found = append(found, metaContext{name: strings.TrimSuffix(c.name, c.since)})
 		}
 	}
 	return found

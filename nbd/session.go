@@ -17,6 +17,8 @@ const (
 	smallPayload = 64 << 10
 	// smallRead and less is collected with other replies; more gets a frame.
 	smallRead = 64 << 10
+	// smallErase and less is trimmed or zeroed in line; more may take long.
+	smallErase = 64 << 20
 	// piece is what a request that found no memory is carried out in.
 	piece = 64 << 10
 	// lonelyEnough requests that blocked while nothing else came make a client
@@ -192,7 +194,7 @@ func (s *session) one(j *job) error {
 		return s.write(j)
 	case j.typ == cmdBlockStatus:
 		return s.blockStatus(j, int(n))
-	case j.typ == cmdFlush, j.typ == cmdCache, j.flags&cmdFlagFUA != 0 && j.typ != cmdRead:
+	case j.typ == cmdFlush, j.typ == cmdCache, j.flags&cmdFlagFUA != 0 && j.typ != cmdRead, erases(j.typ) && j.length > smallErase:
 		return s.blocking(j)
 	}
 	return s.short(j, nil)

@@ -83,6 +83,8 @@ func changes(typ uint16) bool {
 	return typ == cmdWrite || typ == cmdTrim || typ == cmdWriteZeroes
 }
 
+func erases(typ uint16) bool { return typ == cmdTrim || typ == cmdWriteZeroes }
+
 // validateFlags checks the command and which flags go with it.
 func (t *terms) validateFlags(r *request) (errno, string) {
 	var allowed uint16
