@@ -70,8 +70,9 @@ test-integration: build ## Black box tests of bin/lunar with real clients
 test-guest: build ## A real Linux guest: nbd-client, ext4, xfs, power cuts
 	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration/guest
 
-test-long: tools build ## The same black box and guest tests at full size and many rounds (about an hour)
+test-long: tools build ## The same black box and guest tests at full size and many rounds (about an hour), then each fuzz target
 	LUNAR_LONG=1 LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 4h ./integration ./integration/guest
+	$(MAKE) fuzz
 
 crash: ## Random operations with power cuts against a model: 60 new seeds, then the log's crash tests
 	LUNAR_MODEL_RANDOM=1 $(GOTEST) -v -timeout 1h -run TestModel ./lun -model.runs 60

@@ -23,6 +23,8 @@ type certs struct {
 	dir    string
 	pool   *x509.CertPool
 	client tls.Certificate
+	ca     *x509.Certificate
+	caKey  *ecdsa.PrivateKey
 }
 
 func makeCerts(t *testing.T) certs {
@@ -36,6 +38,7 @@ func makeCerts(t *testing.T) certs {
 	writePEM(t, c.dir, "server-key.pem", "EC PRIVATE KEY", keyBytes(t, serverKey))
 	clientKey, client := makeCert(t, "alice", ca, caKey)
 	c.client = tls.Certificate{Certificate: [][]byte{client.Raw}, PrivateKey: clientKey}
+	c.ca, c.caKey = ca, caKey
 	return c
 }
 
@@ -55,7 +58,7 @@ func makeCert(t *testing.T, name string, parent *x509.Certificate, parentKey *ec
 	}
 	if parent == nil {
 		template.IsCA, template.BasicConstraintsValid = true, true
-		template.KeyUsage = x509.KeyUsageCertSign
+		template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 		parent, parentKey = template, key
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, parentKey)
@@ -244,3 +247,83 @@ func TestTLSNotConfigured(t *testing.T) {
 
 // config is a client's, without a certificate.
 func (c certs) config() *tls.Config { return &tls.Config{RootCAs: c.pool, ServerName: "localhost"} }
+
+// revoke writes a revocation list of a certificate, signed by the CA of by.
+func (c certs) revoke(t *testing.T, by certs, der []byte) {
+	t.Helper()
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: cert.SerialNumber, RevocationTime: time.Now()}},
+	}, by.ca, by.caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, c.dir, "ca-crl.pem", "X509 CRL", list)
+}
+
+// TestTLSRevoked: a certificate on the CA's list is refused, and a list that is
+// not the CA's is not taken for an empty one.
+func TestTLSRevoked(t *testing.T) {
+	certs, others := makeCerts(t), makeCerts(t)
+	_, loaded, dial := serveTLS(t, certs, false, nbd.TLSRequired)
+	config := certs.config()
+	config.Certificates = []tls.Certificate{certs.client}
+	accepted := func() bool {
+		c := dial()
+		if upgrade(c, config) != nil {
+			return false
+		}
+		// TLS 1.3 reports a refused certificate with the first read.
+		c.Send(nbdtest.Option(nbdtest.OptList, nil))
+		n, _ := c.Conn.Read(make([]byte, 20))
+		return n > 0
+	}
+	if !accepted() {
+		t.Fatal("refused before it was revoked")
+	}
+	certs.revoke(t, certs, others.client.Certificate[0])
+	if err := loaded.Reload(); err != nil || !accepted() {
+		t.Errorf("refused though another is revoked: %v", err)
+	}
+	certs.revoke(t, certs, certs.client.Certificate[0])
+	if err := loaded.Reload(); err != nil || accepted() {
+		t.Errorf("a revoked certificate is accepted: %v", err)
+	}
+	certs.revoke(t, others, certs.client.Certificate[0])
+	if loaded.Reload() == nil {
+		t.Error("a list by another CA was loaded")
+	}
+	for _, rubbish := range []string{"", "rubbish", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"} {
+		if err := os.WriteFile(filepath.Join(certs.dir, "ca-crl.pem"), []byte(rubbish), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if loaded.Reload() == nil {
+			t.Errorf("%q was loaded", rubbish)
+		}
+	}
+	if accepted() {
+		t.Error("a failed Reload has forgotten the list")
+	}
+}
+
+// TestTLSBadCA: a file with a certificate that cannot be read is refused as a
+// whole.
+func TestTLSBadCA(t *testing.T) {
+	certs := makeCerts(t)
+	good, err := os.ReadFile(filepath.Join(certs.dir, "ca-cert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "rubbish", string(good) + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
+		if err := os.WriteFile(filepath.Join(certs.dir, "ca-cert.pem"), []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := nbd.LoadTLS(certs.dir, false); err == nil {
+			t.Errorf("%q was loaded", bad)
+		}
+	}
+}
