@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -140,4 +141,50 @@ func (f *filler) startFull() {
 	}
 	f.fs.TakeBack()
 	f.server.Start()
+}
+
+// TestReadsBesideWaitingWrites: a WRITE that waits for space holds up nothing that its own connection sends behind it.
+func TestReadsBesideWaitingWrites(t *testing.T) {
+	t.Parallel()
+	fs := harness.Small(t, "ext4", 512*mib)
+	s := fs.Serve()
+	s.Lunar("lun", "create", "d", "256M", "--thick", "--reserve", "0")
+	c := s.Dial("d")
+	fillUp(t, c, 0, 16*mib, 1)
+	fs.Eat(smallSize)
+	const writers = 8
+	var written atomic.Int64
+	results := make(chan error, writers)
+	for w := range int64(writers) {
+		go func() {
+			p := make([]byte, 64<<10)
+			var err error
+			for i := int64(0); i < 256 && err == nil; i++ { // 16 MiB each
+				fill(p, uint64(w*256+i))
+				if err = c.Write(p, 32*mib+(w*256+i)*int64(len(p)), false); err == nil {
+					written.Add(1)
+				}
+			}
+			results <- err
+		}()
+	}
+	for before := int64(-1); written.Load() != before; time.Sleep(500 * time.Millisecond) {
+		before = written.Load()
+	}
+	stuck := written.Load()
+	if stuck == writers*256 {
+		t.Fatal("all was written on a file system without space")
+	}
+	began := time.Now()
+	checkFilled(t, c, 0, 16*mib, 1)
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("reading 16 MiB beside writes that wait took %v", took)
+	}
+	fs.TakeBack()
+	for range writers {
+		if err := <-results; err != nil {
+			t.Errorf("a write that waited: %v\n%s", err, s.Log())
+		}
+	}
+	t.Logf("%d of %d writes were done on a full file system, the others once there was space", stuck, writers*256)
 }

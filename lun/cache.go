@@ -109,6 +109,7 @@ type view struct {
 	dirty   []*page
 
 	opens  int           // handles, guarded by Pool.viewMu
+	slow   atomic.Int64  // until when its writers are held back, Unix nanoseconds
 	births atomic.Uint64 // pages that the version touched for the first time
 	root   [128]atomic.Pointer[node]
 }

@@ -2,6 +2,7 @@ package lun
 
 import (
 	"sync"
+	"time"
 
 	"lunar/cow"
 	"lunar/reservation"
@@ -63,6 +64,7 @@ type writeOp struct {
 	crcs    []uint32
 	extents []segment.Extent
 	last    segment.Seq
+	now     bool // fail with errWouldWait rather than wait
 	// A read-modify-write read these locations; mapping fails if they changed.
 	edges []edge
 }
@@ -78,6 +80,7 @@ var writePool = sync.Pool{New: func() any { return new(writeOp) }}
 func (w *writeOp) release() {
 	w.unpin()
 	w.v, w.crcs, w.extents, w.edges, w.last = nil, w.crcs[:0], w.extents[:0], w.edges[:0], 0
+	w.now = false
 	writePool.Put(w)
 }
 
@@ -118,7 +121,10 @@ func (w *writeOp) partial(p []byte, off int64) error {
 			return err
 		}
 		copy(b[off-int64(first)*blockSize:], p)
-		if err = w.blocks(b, first, true); err != errChanged {
+		if err = w.blocks(b, first, true); err == errWouldWait {
+			w.v.Discard(b)
+		}
+		if err != errChanged {
 			return err
 		}
 		w.unpin()
@@ -166,15 +172,19 @@ func (w *writeOp) blocks(p []byte, block uint64, owned bool) error {
 		d, done, err := w.attempt(p, block, owned)
 		if done {
 			if d.Throttle > 0 {
+				v.view.slow.Store(time.Now().Add(slowFor).UnixNano())
 				v.pool.slowDown(v.view.lun, d.Throttle)
 			}
 			return nil
+		}
+		if err == nil && w.now {
+			err = errWouldWait
 		}
 		if err == nil {
 			err = v.pool.waitForSpace(v.view.lun, d, try)
 		}
 		if err != nil {
-			if owned {
+			if owned && err != errWouldWait {
 				v.Discard(p)
 			}
 			return err
@@ -186,7 +196,11 @@ func (w *writeOp) blocks(p []byte, block uint64, owned bool) error {
 // and no pages behind: who waits for space holds up nobody else.
 func (w *writeOp) attempt(p []byte, block uint64, owned bool) (d reservation.Decision, done bool, err error) {
 	v, n := w.v, len(p)/blockSize
-	if err := v.pool.admitLog(n, 1); err != nil {
+	if w.now {
+		if !v.pool.roomNow(n, 1) {
+			return d, false, errWouldWait
+		}
+	} else if err := v.pool.admitLog(n, 1); err != nil {
 		return d, false, err
 	}
 	if err = w.pin(block, n); err == nil {

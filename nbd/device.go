@@ -86,6 +86,14 @@ type (
 		Changed(since string, off, n int64, fn func(off, n int64, changed bool) (more bool)) error
 	}
 
+	// TryWriter writes without FUA where that need not wait for space or for a turn.
+	// Where it must, nothing was written and done is false: the request is then
+	// carried out by the other methods, beside whatever its connection sends behind
+	// it. An owned p is from Buffer and is taken if done.
+	TryWriter interface {
+		TryWrite(p []byte, off int64, owned bool) (done bool, err error)
+	}
+
 	// Throttler limits how fast requests begin; a request that is held back holds
 	// back what its connection sent behind it, and nobody else. Admit reports
 	// whether a request may begin now, and counts it if so; bytes is 0 where it

@@ -14,6 +14,7 @@ type job struct {
 	contexts uint64 // of BLOCK_STATUS
 	arrivals uint64 // session.arrivals when the role was passed on
 	followed bool   // more had arrived by then
+	waits    bool   // for space or its turn
 }
 
 // take takes memory from both budgets, or from none.
@@ -56,8 +57,18 @@ func (j *job) handOver() []byte {
 // blocking carries out a request that may block: on this goroutine, which leaves
 // the reader's role to another, or in line where that is better.
 func (s *session) blocking(j *job) error {
-	if s.alone() || int(s.blocked.Load()) >= s.conn.srv.opts.Workers {
+	if s.alone() || int(s.blocked.Load()-s.waiting.Load()) >= s.conn.srv.opts.Workers {
 		return s.blockInline(j)
+	}
+	return s.passOn(j, false)
+}
+
+// passOn carries a request out on this goroutine, and another one becomes the
+// reader. Of those that wait for space there can be as many as there is memory
+// for; what they hold bounds them.
+func (s *session) passOn(j *job, waits bool) error {
+	if j.waits = waits; waits {
+		s.waiting.Add(1)
 	}
 	j.arrivals, j.followed = s.arrivals.Load(), s.in.buffered() > 0
 	s.blocked.Add(1)

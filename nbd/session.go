@@ -21,6 +21,9 @@ const (
 	smallErase = 64 << 20
 	// piece is what a request that found no memory is carried out in.
 	piece = 64 << 10
+	// waiterMemory is what a small WRITE with a goroutine of its own counts beside its
+	// payload, so that memory bounds how many there can be.
+	waiterMemory = 16 << 10
 	// lonelyEnough requests that blocked while nothing else came make a client
 	// one that sends nothing behind them.
 	lonelyEnough = 8
@@ -41,6 +44,7 @@ type session struct {
 	terms
 	changes  ChangeReporter // nil when the device is none
 	throttle Throttler      // the same
+	try      TryWriter      // the same
 	header   int            // size of a request header
 
 	in      *input
@@ -52,7 +56,8 @@ type session struct {
 	// Of all goroutines.
 	send     sync.Mutex // held over whole replies
 	memory   budget
-	blocked  atomic.Int32  // requests that have a goroutine to themselves
+	blocked  atomic.Int32  // requests that have a goroutine to themselves, of which
+	waiting  atomic.Int32  // so many wait for space or their turn, and count for no worker
 	arrivals atomic.Uint64 // receives
 	lonely   atomic.Int32  // blocking requests in a row behind which nothing came
 	readers  sync.WaitGroup
@@ -64,6 +69,7 @@ func newSession(c *conn, a agreed) *session {
 	s := &session{conn: c, device: a.device, terms: a.terms, ended: make(chan struct{})}
 	s.changes, _ = a.device.(ChangeReporter)
 	s.throttle, _ = a.device.(Throttler)
+	s.try, _ = a.device.(TryWriter)
 	s.header = s.headerSize()
 	s.in = newInput(c.nc, c.srv.opts.SpinTime, &c.srv.spinners)
 	s.memory.free.Store(c.srv.opts.MemoryPerConnection)
@@ -109,6 +115,9 @@ func (s *session) read() {
 	}
 	j.run()
 	s.blocked.Add(-1)
+	if j.waits {
+		s.waiting.Add(-1)
+	}
 	s.noteLonely(!j.followed && s.arrivals.Load() == j.arrivals)
 }
 
@@ -196,6 +205,8 @@ func (s *session) one(j *job) error {
 		return s.blockStatus(j, int(n))
 	case j.typ == cmdFlush, j.typ == cmdCache, j.flags&cmdFlagFUA != 0 && j.typ != cmdRead, erases(j.typ) && j.length > smallErase:
 		return s.blocking(j)
+	case s.try != nil && (j.typ == cmdTrim || j.typ == cmdWriteZeroes) && j.take(waiterMemory):
+		return s.passOn(j, true) // they may wait for space as well
 	}
 	return s.short(j, nil)
 }
@@ -270,7 +281,15 @@ func (s *session) write(j *job) error {
 	if err != nil {
 		return err
 	}
-	if j.flags&cmdFlagFUA == 0 || !j.take(int64(n)) {
+	fua := j.flags&cmdFlagFUA != 0
+	if !fua && s.try != nil {
+		done, err := s.tried(j, p)
+		if done {
+			s.in.skip(n)
+			return err
+		}
+	}
+	if !fua && s.try == nil || !j.take(int64(n)+waiterMemory) {
 		err = s.short(j, p)
 		s.in.skip(n)
 		return err
@@ -280,7 +299,22 @@ func (s *session) write(j *job) error {
 	j.payload = j.frame.data(n)
 	copy(j.payload, p)
 	s.in.skip(n)
+	if !fua {
+		return s.passOn(j, true)
+	}
 	return s.blocking(j)
+}
+
+// tried carries out a WRITE of p as the reader, if that need not wait.
+func (s *session) tried(j *job, p []byte) (done bool, err error) {
+	if err := s.makeRoom(maxShortReply); err != nil {
+		return true, err
+	}
+	done, failed := s.try.TryWrite(p, int64(j.offset), j.owned)
+	if done {
+		s.putResult(&s.batch, &j.request, failed)
+	}
+	return done, nil
 }
 
 // largeWrite carries out a WRITE whose payload is received where it is to stay.
@@ -305,7 +339,18 @@ func (s *session) largeWrite(j *job, n int) error {
 	if j.flags&cmdFlagFUA != 0 {
 		return s.blocking(j)
 	}
-	return j.inline()
+	if s.try == nil {
+		return j.inline()
+	}
+	done, err := s.tried(j, j.payload)
+	if !done {
+		return s.passOn(j, true)
+	}
+	if j.owned && err == nil {
+		j.handOver()
+	}
+	j.free()
+	return err
 }
 
 // writePieces carries out a WRITE that found no memory, through the read buffer.

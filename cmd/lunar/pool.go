@@ -57,6 +57,7 @@ type volume interface {
 	nbd.ChangeReporter
 	nbd.Prefetcher
 	nbd.FastZeroer
+	nbd.TryWriter
 }
 
 // poolOptions is how this program opens a pool.
