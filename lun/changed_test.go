@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"lunar/lun"
@@ -256,6 +258,61 @@ func TestFastZero(t *testing.T) {
 	for r, want := range map[[2]int64]bool{{0, 64 << 10}: true, {4096, 1<<20 - 4096}: true, {1<<20 - 64<<10, 64<<10 + 512}: true, {0, 1<<20 + 512}: true, {0, 60 << 10}: false, {1 << 20, 512}: false, {512, 1 << 19}: false, {0, 1<<19 + 512}: false} {
 		if got := v.FastZero(r[0], r[1]); got != want {
 			t.Errorf("%v: %v", r, got)
+		}
+	}
+}
+
+// TestChangedUnderMerges: while snapshots between the two come and go and are
+// merged, no difference that was there before the question is missed.
+func TestChangedUnderMerges(t *testing.T) {
+	const blocks = 2048 // four pages
+	p, v := changePool(t, blocks*4096)
+	snap(t, p, "base")
+	reader := openVolume(t, p, "v", "")
+	changed(t, reader, "base", 0, 4096) // from here on it keeps its snapshot
+	var mu sync.Mutex
+	written := map[int64]bool{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		rng := rand.New(rand.NewPCG(3, 4))
+		var names []string
+		for i := range 150 {
+			for range 8 {
+				b := rng.Int64N(blocks)
+				if err := v.WriteAt(bytes.Repeat([]byte{byte(i + 1)}, 4096), b*4096, false); err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				written[b] = true
+				mu.Unlock()
+			}
+			name := fmt.Sprint("s", i)
+			snap(t, p, name)
+			if names = append(names, name); len(names) > 3 {
+				k := rng.IntN(len(names))
+				remove(t, p, names[k])
+				names = append(names[:k], names[k+1:]...)
+			}
+		}
+	}()
+	for running, rounds := true, 0; running; rounds++ {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		mu.Lock()
+		want := maps.Clone(written)
+		mu.Unlock()
+		for _, r := range changed(t, reader, "base", 0, blocks*4096) {
+			for b := r[0] / 4096; b < (r[0]+r[1])/4096; b++ {
+				delete(want, b)
+			}
+		}
+		if len(want) > 0 {
+			t.Fatalf("round %d: changes of blocks %v are missing", rounds, want)
 		}
 	}
 }
