@@ -303,7 +303,7 @@ func (t *Tree) LUNByName(name string) (*LUN, error) {
 	if id, ok := t.names[name]; ok {
 		return t.luns[id], nil
 	}
-	return nil, fmt.Errorf("LUN %q %w", name, ErrNotFound)
+	return nil, fmt.Errorf("LUN %q %w; see `lunar lun list`", name, ErrNotFound)
 }
 
 // SnapshotByName returns LUN@name; ErrNotFound if there is none.
@@ -311,7 +311,7 @@ func (t *Tree) SnapshotByName(l *LUN, name string) (*Version, error) {
 	if id, ok := t.snaps[l.ID][name]; ok {
 		return t.versions[id], nil
 	}
-	return nil, fmt.Errorf("snapshot %s@%s %w", l.Name, name, ErrNotFound)
+	return nil, fmt.Errorf("snapshot %s@%s %w; see `lunar snapshot list %s`", l.Name, name, ErrNotFound, l.Name)
 }
 
 // LUNs returns all LUNs in order of name.
