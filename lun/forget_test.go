@@ -3,6 +3,7 @@ package lun
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -138,6 +139,16 @@ func TestThousandsOfSnapshots(t *testing.T) {
 	if len(list) != n {
 		t.Fatalf("%d snapshots listed, want %d", len(list), n)
 	}
+	_, err = p.DeleteSnapshots(bg, refs[:10], DeleteOptions{})
+	must(t, err)
+	if r := p.Status().Reclaim; r.Pending != 10 || r.Running {
+		t.Errorf("10 deleted snapshots, to come back: %+v", r)
+	}
+	must(t, p.Reclaim())
+	if r := p.Status().Reclaim; r.Pending != 0 || r.PagesDone != r.PagesTotal {
+		t.Errorf("after a round, to come back: %+v", r)
+	}
+	refs = refs[10:]
 	before, shown := p.Status().UsedBytes, int64(0)
 	rep, err := p.DeleteSnapshots(bg, refs, DeleteOptions{Wait: true})
 	must(t, err)
@@ -153,4 +164,27 @@ func TestThousandsOfSnapshots(t *testing.T) {
 		t.Errorf("%d versions left", got)
 	}
 	must(t, p.Close())
+}
+
+// Background merging keeps to half of the time, unless somebody waits for space.
+func TestReclaimPace(t *testing.T) {
+	var r reclaiming
+	quit := make(chan struct{})
+	timed := func(worked time.Duration) time.Duration {
+		began := time.Now()
+		r.pace(worked, quit)
+		return time.Since(began)
+	}
+	if d := timed(10 * time.Millisecond); d < 10*time.Millisecond {
+		t.Errorf("paused %s after 10 ms of work", d)
+	}
+	r.urgent.Add(1)
+	if d := timed(time.Hour); d > time.Second {
+		t.Errorf("paused %s while somebody waits", d)
+	}
+	r.urgent.Add(-1)
+	close(quit)
+	if d := timed(10 * time.Millisecond); d > time.Second {
+		t.Errorf("paused %s at the end of the server", d)
+	}
 }

@@ -82,6 +82,8 @@ type PoolStatus struct {
 
 	IndexWrittenBytes int64 `json:"index_written_bytes"`
 	MovedBytes        int64 `json:"moved_bytes"`
+
+	Reclaim ReclaimInfo `json:"reclaim"` // what deleted versions are giving back
 }
 
 // Problem is one finding of a check.

@@ -204,6 +204,7 @@ func (p *Pool) Status() PoolStatus {
 	if r := p.readOnly.Load(); r != nil {
 		st.State, st.Reason = "read-only", r
 	}
+	st.Reclaim = p.Reclaiming()
 	p.treeMu.RLock()
 	defer p.treeMu.RUnlock()
 	for _, l := range p.tree.LUNs() {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -34,10 +35,25 @@ func writePool(w io.Writer, p lun.PoolStatus) error {
 	f.add("index", humanAndExact(p.IndexBytes))
 	f.add("free", humanAndExact(p.FreeBytes))
 	f.add("dead", humanAndExact(p.DeadBytes))
+	if r := p.Reclaim; r.Running || r.Pending > 0 {
+		f.add("coming back", reclaimText(r))
+	}
 	f.add("segments", strconv.Itoa(p.Segments))
 	f.add("LUNs", strconv.Itoa(p.LUNs))
 	f.add("snapshots", strconv.Itoa(p.Snapshots))
 	return f.write(w)
+}
+
+// reclaimText says how far the giving back of deleted versions has come.
+func reclaimText(r lun.ReclaimInfo) string {
+	text := plural(r.Pending, "deleted version") + " wait"
+	if r.Running {
+		text = fmt.Sprintf("from %s, %d of %d pages, %s so far", plural(r.Pending, "deleted version"), r.PagesDone, r.PagesTotal, humanSize(r.FreedBytes))
+	}
+	if r.Running && r.ETASeconds != nil {
+		text += fmt.Sprintf(", %s left", (time.Duration(*r.ETASeconds*1000) * time.Millisecond).Round(100*time.Millisecond))
+	}
+	return text
 }
 
 // printCheck prints a report; one with problems is a failure.

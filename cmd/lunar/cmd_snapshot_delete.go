@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -41,6 +43,9 @@ func runSnapshotDelete(cmd *cobra.Command, a *app, args []string, o lun.DeleteOp
 	}
 	var report lun.DeleteReport
 	err = a.withClient(func(c *client) error {
+		if o.Wait {
+			defer watchReclaim(cmd.Context(), c, cmd.ErrOrStderr())()
+		}
 		return c.call(cmd.Context(), "POST", apiPath("snapshots", "delete"), deleteBody{Snapshots: refs, DeleteOptions: o}, &report)
 	})
 	if err != nil {
@@ -67,4 +72,32 @@ func (a *app) printDryRun(cmd *cobra.Command, freed int64) error {
 		_, err := fmt.Fprintf(w, "would free %s\n", humanAndExact(freed))
 		return err
 	})
+}
+
+// watchReclaim shows how far the merging of deleted snapshots has come until the
+// function that it returns is called; on a terminal only.
+func watchReclaim(ctx context.Context, c *client, stderr io.Writer) (stop func()) {
+	if !isTerminal(stderr) {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m := newMeter(stderr, "giving back", false)
+		defer m.end()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			var st lun.PoolStatus
+			// A status that cannot be had is no reason to stop waiting.
+			if c.call(ctx, "GET", apiPath("pool"), nil, &st) == nil && st.Reclaim.Running {
+				m.set(st.Reclaim.PagesDone, st.Reclaim.PagesTotal)
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
 }

@@ -62,6 +62,9 @@ func (m *meter) set(done, total int64) {
 			progressbar.OptionClearOnFinish(),
 		)
 	}
+	if m.bar.GetMax64() != total {
+		m.bar.ChangeMax64(total)
+	}
 	// A meter that cannot be drawn is no reason to stop the work.
 	_ = m.bar.Set64(done)
 }
