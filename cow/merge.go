@@ -16,7 +16,7 @@ type Merge struct {
 }
 
 // Reclaim is what the merger can do now. Free lists deleted versions without
-// children, newest first; their blocks are given back. Merges lists joins.
+// children, or with none that stay, newest first; their blocks are given back. Merges lists joins.
 type Reclaim struct {
 	Free   []VersionID
 	Merges []Merge
@@ -39,8 +39,8 @@ func (t *Tree) PlanReclaim(skip func(VersionID) bool) Reclaim {
 	}
 	slices.SortFunc(gone, func(a, b VersionID) int { return int(int64(b) - int64(a)) })
 	taken := map[VersionID]bool{}
-	for _, id := range gone {
-		if len(t.children[id]) == 0 {
+	for _, id := range gone { // children before their parents
+		if !slices.ContainsFunc(t.children[id], func(c VersionID) bool { return !taken[c] }) {
 			r.Free = append(r.Free, id)
 			taken[id] = true
 		}
