@@ -19,7 +19,6 @@ const (
 
 const (
 	flagReadOnly = 1 << 1
-	flagFastZero = 1 << 11
 
 	evilSize = uint64(1 << 40)
 	maximum  = uint64(32 * mib)
@@ -152,6 +151,9 @@ func requestsWithFlags(terms client.Terms) []oddRequest {
 		{what: "TRIM with FAST_ZERO", command: client.CmdTrim, flags: client.CmdFastZero, n: 512, want: eInval},
 		{what: "FLUSH with DF", command: client.CmdFlush, flags: client.CmdDF, want: eInval},
 		{what: "ZERO with NO_HOLE", command: client.CmdZero, flags: client.CmdNoHole, off: 3, n: 70000},
+		{what: "ZERO with FAST_ZERO", command: client.CmdZero, flags: client.CmdFastZero, off: 64 << 10, n: 64 << 10},
+		{what: "ZERO with FAST_ZERO of less than a write is worth", command: client.CmdZero, flags: client.CmdFastZero, off: 3, n: 5, want: eNotSup},
+		{what: "ZERO with FAST_ZERO beyond the end", command: client.CmdZero, flags: client.CmdFastZero, off: evilSize, n: 64 << 10, want: eNoSpace},
 		{what: "ZERO with NO_HOLE and FUA", command: client.CmdZero, flags: client.CmdNoHole | client.CmdFUA, off: 3, n: 70000},
 	}
 	for command := uint16(0); command < 7; command++ {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -30,10 +31,17 @@ const shutdownHandshake = 250 * time.Millisecond
 // would throw away replies that are still on their way.
 const linger = 500 * time.Millisecond
 
+// refusalLogPause is how long refusals are only counted after one was logged.
+const refusalLogPause = 10 * time.Second
+
 // listener counts the connections of one listener, under Server.mu.
 type listener struct {
 	ListenerOptions
 	conns int
+
+	// Of the listener's goroutine.
+	refused       int // since refusedLogged
+	refusedLogged time.Time
 }
 
 // conn is one connection, from accept to the end.
@@ -60,12 +68,22 @@ func (s *Server) accept(l *listener, sock net.Conn) {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.client = Client{ID: s.lastID.Add(1), Address: peerName(sock), IP: peerIP(sock), Listener: l.Name, Since: time.Now()}
 	if !s.admit(c) {
-		s.opts.Logger.Warn("nbd: too many connections, one refused", "listener", l.Name, "address", c.client.Address)
+		l.noteRefused(s.opts.Logger, c.client.Address)
 		c.cancel()
 		_ = sock.Close()
 		return
 	}
 	go c.serve()
+}
+
+// noteRefused logs the first of many refusals, and the others by their number: whoever comes again and again may not
+// fill the log. It is called by the listener's own goroutine only.
+func (l *listener) noteRefused(log *slog.Logger, address string) {
+	l.refused++
+	if now := time.Now(); now.Sub(l.refusedLogged) >= refusalLogPause {
+		log.Warn("nbd: too many connections, refused", "listener", l.Name, "last", address, "refused", l.refused)
+		l.refused, l.refusedLogged = 0, now
+	}
 }
 
 // admit counts a connection in. Where the listener is full, the oldest
