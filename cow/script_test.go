@@ -298,6 +298,9 @@ func drawVersion(b *strings.Builder, t *Tree, v *Version, indent string) {
 		name = " " + name
 	}
 	fmt.Fprintf(b, "%s%d %s%s lun %d branch %d", indent, v.ID, v.State, name, v.LUN, v.Branch)
+	if was := slices.Sorted(slices.Values(t.Forwarded(v.ID))); len(was) > 0 {
+		fmt.Fprintf(b, " was %v", was)
+	}
 	for _, id := range t.Group(v.ID, nil)[1:] {
 		sign := "="
 		if t.Version(id).State == Merging {
@@ -328,6 +331,17 @@ func checkTree(t testing.TB, x *Tree) {
 	}
 	if !maps.Equal(onBranch, x.onBranch) || deleted != x.DeletedCount() || merging != x.MergingCount() {
 		fail("the sets of branches %v, deleted %v or merging %v do not agree with the versions", x.onBranch, x.deleted, x.merging)
+	}
+	forwarded := 0
+	for into, ids := range x.was {
+		for _, id := range ids {
+			if forwarded++; x.Version(into) == nil || x.Version(id) != nil || x.Forward(id) != into {
+				fail("forgotten id %d goes to %d, which is no version, or is kept twice", id, into)
+			}
+		}
+	}
+	if forwarded != len(x.gone) {
+		fail("%d forgotten ids, %d of them known by where they went", len(x.gone), forwarded)
 	}
 	for _, v := range x.Versions() {
 		if uint64(v.ID) >= x.Next() {

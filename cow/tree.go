@@ -149,7 +149,9 @@ type Tree struct {
 	snaps    map[LUNID]map[string]VersionID
 	deleted  map[VersionID]struct{}
 	merging  map[VersionID]struct{}
-	onBranch map[BranchID]int // versions, aliases among them
+	onBranch map[BranchID]int          // versions, aliases among them
+	gone     map[VersionID]VersionID   // forgotten ids → the version that has their blocks
+	was      map[VersionID][]VersionID // the other way round, in no order
 	next     uint64
 }
 
@@ -159,7 +161,8 @@ func NewTree(next uint64) *Tree {
 		luns: map[LUNID]*LUN{}, names: map[string]LUNID{}, versions: map[VersionID]*Version{},
 		branches: map[BranchID]*Branch{}, children: map[VersionID][]VersionID{},
 		aliases: map[VersionID]map[VersionID]struct{}{}, snaps: map[LUNID]map[string]VersionID{},
-		deleted: map[VersionID]struct{}{}, merging: map[VersionID]struct{}{}, onBranch: map[BranchID]int{}, next: max(next, 1),
+		deleted: map[VersionID]struct{}{}, merging: map[VersionID]struct{}{}, onBranch: map[BranchID]int{},
+		gone: map[VersionID]VersionID{}, was: map[VersionID][]VersionID{}, next: max(next, 1),
 	}
 }
 
@@ -193,7 +196,8 @@ func (t *Tree) Apply(c Change) {
 			}
 		}
 	}
-	for _, id := range c.DropVersions {
+	for _, id := range slices.Sorted(slices.Values(c.DropVersions)) { // before what they went into
+		t.forward(id)
 		t.unlink(id)
 	}
 	for _, id := range c.DropBranches {
@@ -208,6 +212,42 @@ func (t *Tree) Apply(c Change) {
 		}
 	}
 	t.next = max(t.next, c.Next)
+}
+
+// forward keeps the way from an id that is dropped to the version that has what
+// was stored under it, since records of the log go on naming it. It ends with
+// that version.
+func (t *Tree) forward(id VersionID) {
+	v := t.versions[id]
+	if v == nil {
+		return
+	}
+	ids := t.was[id]
+	delete(t.was, id)
+	if v.State != Alias && v.State != Merging {
+		for _, x := range ids {
+			delete(t.gone, x)
+		}
+		return
+	}
+	ids = append(ids, id)
+	for _, x := range ids {
+		t.gone[x] = v.Into
+	}
+	t.was[v.Into] = append(t.was[v.Into], ids...)
+}
+
+// Forwarded lists the forgotten ids whose blocks are a version's own: its and
+// those of what was merged into it.
+func (t *Tree) Forwarded(id VersionID) []VersionID { return t.was[id] }
+
+// Forward returns where the blocks of a forgotten id are, 0 if nobody has any.
+func (t *Tree) Forward(id VersionID) VersionID { return t.gone[id] }
+
+// SetForward tells a tree that is loaded of a forgotten id.
+func (t *Tree) SetForward(id, into VersionID) {
+	t.gone[id] = into
+	t.was[into] = append(t.was[into], id)
 }
 
 func (t *Tree) link(v *Version) {
@@ -350,14 +390,22 @@ func (t *Tree) Branches() []*Branch { return slices.Collect(maps.Values(t.branch
 func (t *Tree) Children(id VersionID) []VersionID { return t.children[id] }
 
 // Canonical resolves an id through merges to the version that owns its blocks
-// now. An unknown id is returned as it is.
+// now, also a forgotten one. An unknown id is returned as it is.
 func (t *Tree) Canonical(id VersionID) VersionID {
 	for {
 		v := t.versions[id]
-		if v == nil || (v.State != Alias && v.State != Merging) {
+		switch {
+		case v != nil && v.State != Alias && v.State != Merging:
 			return id
+		case v != nil:
+			id = v.Into
+		default:
+			into, ok := t.gone[id]
+			if !ok {
+				return id
+			}
+			id = into
 		}
-		id = v.Into
 	}
 }
 
@@ -402,13 +450,18 @@ func (t *Tree) MergingCount() int { return len(t.merging) }
 func (t *Tree) Payer(id VersionID) LUNID {
 	for {
 		v := t.versions[id]
-		if v == nil {
-			return 0
-		}
-		if v.State != Alias {
+		switch {
+		case v != nil && v.State != Alias:
 			return v.LUN
+		case v != nil:
+			id = v.Into
+		default:
+			into, ok := t.gone[id]
+			if !ok {
+				return 0
+			}
+			id = into
 		}
-		id = v.Into
 	}
 }
 

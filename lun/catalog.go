@@ -15,13 +15,27 @@ type objectSet struct {
 	luns     map[cow.LUNID]bool
 	versions map[cow.VersionID]bool
 	branches map[cow.BranchID]bool
+	forwards map[cow.VersionID]bool // forgotten ids
 }
 
 func newObjectSet() objectSet {
-	return objectSet{map[cow.LUNID]bool{}, map[cow.VersionID]bool{}, map[cow.BranchID]bool{}}
+	return objectSet{map[cow.LUNID]bool{}, map[cow.VersionID]bool{}, map[cow.BranchID]bool{}, map[cow.VersionID]bool{}}
 }
 
-func (o *objectSet) note(c cow.Change) {
+// note adds what a change touches of a tree that it was not applied to yet.
+func (o *objectSet) note(t *cow.Tree, c cow.Change) {
+	dropped := map[cow.VersionID]bool{}
+	for _, id := range c.DropVersions {
+		dropped[id] = true
+	}
+	for _, id := range c.DropVersions {
+		o.forwards[id] = true
+		if dropped[t.Canonical(id)] { // it is freed: what led to it ends
+			for _, x := range t.Forwarded(id) {
+				o.forwards[x] = true
+			}
+		}
+	}
 	for _, l := range c.LUNs {
 		o.luns[l.ID] = true
 	}
@@ -106,8 +120,8 @@ func (p *Pool) applyLocked(c cow.Change, effect func()) {
 	p.treeMu.Lock()
 	p.freezeSums(c)
 	p.reclaiming.reconsider(p.tree, c)
+	p.objects.note(p.tree, c)
 	p.tree.Apply(c)
-	p.objects.note(c)
 	p.followHeads(c)
 	p.treeMu.Unlock()
 	if effect != nil {

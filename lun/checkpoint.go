@@ -1,6 +1,7 @@
 package lun
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ const (
 	objectLUN     = 'L'
 	objectVersion = 'V'
 	objectBranch  = 'B'
+	objectForward = 'W' // by forgotten id: where its blocks went
 )
 
 const (
@@ -58,6 +60,7 @@ type pending struct {
 	luns     map[cow.LUNID]*cow.LUN
 	versions map[cow.VersionID]*cow.Version
 	branches map[cow.BranchID]*cow.Branch
+	forwards map[cow.VersionID]cow.VersionID
 }
 
 // Checkpoint writes what changed in the maps to the index, with the position of
@@ -106,7 +109,11 @@ func (p *Pool) checkpointHeld() error {
 // under the gate's write side: the catalogue is exactly that of the position.
 func (p *Pool) takeObjects(position uint64) pending {
 	pend := pending{position: position, nextID: p.tree.Next(),
-		luns: map[cow.LUNID]*cow.LUN{}, versions: map[cow.VersionID]*cow.Version{}, branches: map[cow.BranchID]*cow.Branch{}}
+		luns: map[cow.LUNID]*cow.LUN{}, versions: map[cow.VersionID]*cow.Version{}, branches: map[cow.BranchID]*cow.Branch{},
+		forwards: map[cow.VersionID]cow.VersionID{}}
+	for id := range p.objects.forwards {
+		pend.forwards[id] = p.tree.Forward(id)
+	}
 	for id := range p.objects.luns {
 		pend.luns[id] = p.tree.LUN(id)
 	}
@@ -132,6 +139,9 @@ func (p *Pool) putBack(pend pending) {
 	}
 	for id := range pend.branches {
 		p.objects.branches[id] = true
+	}
+	for id := range pend.forwards {
+		p.objects.forwards[id] = true
 	}
 }
 
@@ -177,6 +187,13 @@ func (p *Pool) stageObjects(b *index.Batch, pend pending) error {
 	for id, x := range pend.branches {
 		if err := stageObject(b, objectBranch, uint64(id), x); err != nil {
 			return err
+		}
+	}
+	for id, into := range pend.forwards {
+		if into == 0 {
+			b.DeleteObject(objectForward, uint64(id))
+		} else {
+			b.SetObject(objectForward, uint64(id), binary.AppendUvarint(nil, uint64(into)))
 		}
 	}
 	return nil
