@@ -329,7 +329,7 @@ func (w *witness) end(t *testing.T) {
 	w.c.Disconnect()
 }
 
-// TestHostile does to the server what has killed others, on the built binary: each case of the list in
+// TestHostile does to the server what has killed others, on the built binary: each case of the table in
 // docs/PROTOCOL.md, one after the other, beside a well-behaved client.
 func TestHostile(t *testing.T) {
 	a := newArena(t)
