@@ -228,11 +228,10 @@ func (c *checker) visible() error {
 		// Nobody sees through a version that is being freed: its records go one by
 		// one, its counts with it. What is being taken over from another LUN is
 		// paid by that one until its page is joined.
-		gone := v.State == cow.Deleted && len(t.Children(v.ID)) == 0
 		paid := v.LUN != 0 && !slices.ContainsFunc(t.Group(v.ID, nil), func(id cow.VersionID) bool {
 			return t.Version(id).State == cow.Merging && t.Version(id).LUN != v.LUN
 		})
-		if !gone && (s.ref != ref || paid && s.local != local) {
+		if !beingFreed(t, v.ID) && (s.ref != ref || paid && s.local != local) {
 			c.add(fmt.Sprintf("version %d", v.ID), "changes visible blocks by %d and its LUN's by %d, its counters say %d and %d", ref, local, s.ref, s.local)
 		}
 	}
@@ -264,16 +263,22 @@ func (c *checker) pairs() error {
 		return Errorf(ErrCorrupt, "index: %w", err)
 	}
 	for k, n := range c.replaced {
-		if stored[k] != n {
+		if stored[k] != n && !beingFreed(t, k.x) {
 			c.add(fmt.Sprintf("version %d", k.x), "replaced %d blocks of version %d, its counters say %d", n, k.owner, stored[k])
 		}
 	}
 	for k, n := range stored {
-		if n != 0 && c.replaced[k] == 0 {
+		if n != 0 && c.replaced[k] == 0 && !beingFreed(t, k.x) {
 			c.add(fmt.Sprintf("version %d", k.x), "replaced nothing of version %d, its counters say %d blocks", k.owner, n)
 		}
 	}
 	return nil
+}
+
+// beingFreed says that nobody reads through a deleted version any more.
+func beingFreed(t *cow.Tree, id cow.VersionID) bool {
+	v := t.Version(id)
+	return v != nil && v.State == cow.Deleted && !slices.ContainsFunc(t.Children(id), func(c cow.VersionID) bool { return !beingFreed(t, c) })
 }
 
 func (c *checker) pageDelta(v *cow.Version, num uint64) (ref, local int64, err error) {
