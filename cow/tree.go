@@ -485,20 +485,6 @@ func (t *Tree) Path(id VersionID, out []Step) []Step {
 	return out
 }
 
-// Descends says whether version id reads through version anc (or is it).
-func (t *Tree) Descends(id, anc VersionID) bool {
-	anc = t.Canonical(anc)
-	for v := t.versions[t.Canonical(id)]; v != nil && v.ID >= anc; v = t.versions[t.Canonical(v.Parent)] {
-		if v.ID == anc {
-			return true
-		}
-		if v.Parent == 0 {
-			return false
-		}
-	}
-	return false
-}
-
 func compareStrings(a, b string) int {
 	switch {
 	case a < b:

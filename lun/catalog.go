@@ -122,6 +122,7 @@ func (p *Pool) applyLocked(c cow.Change, effect func()) {
 	p.reclaiming.reconsider(p.tree, c)
 	p.objects.note(p.tree, c)
 	p.tree.Apply(c)
+	p.treeState++
 	p.followHeads(c)
 	p.treeMu.Unlock()
 	if effect != nil {

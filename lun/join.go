@@ -131,13 +131,39 @@ func mergeSorted(lists [][]uint64) []uint64 {
 // begin finds the heads that read through the version; it is called with adminMu
 // held before each batch, since heads come and go between them.
 func (j *join) begin() error {
-	j.heads = j.heads[:0]
-	for _, v := range j.p.headViews() {
-		if j.p.tree.Descends(v.version, j.into) {
-			j.heads = append(j.heads, v)
+	j.heads = j.p.headsThrough(j.into)
+	return nil
+}
+
+// lineage says which heads read through the versions that something is merged
+// into, or that are hidden. It holds for one state of the tree.
+type lineage struct {
+	of    uint64 // Pool.treeState
+	heads map[cow.VersionID][]*view
+}
+
+// headsThrough returns the heads that read through a version with work on it, in
+// the order in which their pages are locked. Called with adminMu. A round has
+// thousands of merges and few states of the tree, so that all are found at once.
+func (p *Pool) headsThrough(id cow.VersionID) []*view {
+	if p.lineage.heads == nil || p.lineage.of != p.treeState {
+		wanted := map[cow.VersionID]bool{}
+		for into := range p.tree.Merging() {
+			wanted[into] = true
+		}
+		for _, d := range p.tree.Deleted() {
+			wanted[d] = true
+		}
+		p.lineage = lineage{p.treeState, map[cow.VersionID][]*view{}}
+		for _, v := range p.headViews() {
+			for x := p.tree.Version(v.version); x != nil; x = p.tree.Version(x.Parent) {
+				if wanted[x.ID] {
+					p.lineage.heads[x.ID] = append(p.lineage.heads[x.ID], v)
+				}
+			}
 		}
 	}
-	return nil
+	return p.lineage.heads[id]
 }
 
 // held is one record of a page.

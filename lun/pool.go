@@ -90,6 +90,8 @@ type Pool struct {
 	cum     map[cow.VersionID]counts // what each frozen version sees in all; guarded by adminMu
 
 	reclaiming reclaiming
+	treeState  uint64  // counts the changes of the tree; like it, under the gate's write side
+	lineage    lineage // guarded by adminMu
 
 	state     durable // what the last checkpoint committed
 	appended  atomic.Int64

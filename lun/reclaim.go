@@ -3,6 +3,7 @@ package lun
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -213,14 +214,8 @@ func (p *Pool) retire(empty []cow.VersionID) {
 		to[id] = p.tree.Canonical(id)
 		targets[to[id]] = true
 	}
-	var hiders []cow.VersionID
-	for t := range targets {
-		hiders = append(hiders, p.below(t)...)
-	}
-	slices.Sort(hiders)
-	hiders = slices.Compact(hiders)
+	hiders := p.below(slices.Sorted(maps.Keys(targets)))
 	p.overlay.mu.Lock()
-	defer p.overlay.mu.Unlock()
 	for id, t := range to {
 		c := p.counter.of(id).load()
 		out := counts{-c.owned, -c.ref, -c.local}
@@ -232,17 +227,26 @@ func (p *Pool) retire(empty []cow.VersionID) {
 		p.counter.of(t).add(c)
 		p.overlay.countLocked(t, c)
 	}
-	p.overlay.renameLocked(to, hiders)
+	p.overlay.mu.Unlock()
+	for some := range slices.Chunk(hiders, 256) { // writers encode pages in between
+		p.overlay.mu.Lock()
+		p.overlay.renameLocked(to, some)
+		p.overlay.mu.Unlock()
+	}
 }
 
-// below lists the ids of a version and of all that descend from it, merged ones
-// included. Called with the tree at rest.
-func (p *Pool) below(id cow.VersionID) (out []cow.VersionID) {
-	todo := []cow.VersionID{id}
-	for len(todo) > 0 {
+// below lists the ids of versions and of all that descend from them, merged ones
+// included, each once. Called with the tree at rest.
+func (p *Pool) below(ids []cow.VersionID) (out []cow.VersionID) {
+	seen := map[cow.VersionID]bool{}
+	for todo := slices.Clone(ids); len(todo) > 0; {
 		v := todo[len(todo)-1]
-		todo = append(todo[:len(todo)-1], p.tree.Children(v)...)
-		out = p.tree.Group(v, out)
+		todo = todo[:len(todo)-1]
+		if !seen[v] {
+			seen[v] = true
+			todo = append(todo, p.tree.Children(v)...)
+			out = p.tree.Group(v, out)
+		}
 	}
 	return out
 }
