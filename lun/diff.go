@@ -115,10 +115,41 @@ func (v *Volume) owners(num uint64) (out [cow.PageBlocks]cow.Entry, err error) {
 	return out, nil
 }
 
+// takePaths encodes what the views on the paths of some versions hold unsaved. A
+// client may ask for differences all the time: other families, whose pages would
+// be encoded over and over, are left alone, and so is the checkpoint where there
+// is nothing to encode.
+func (p *Pool) takePaths(views ...*view) {
+	branches := map[cow.BranchID]bool{}
+	p.treeMu.RLock()
+	for _, w := range views {
+		for v := p.tree.Version(w.version); v != nil; v = p.tree.Version(v.Parent) {
+			branches[v.Branch] = true
+			for _, id := range p.tree.Group(v.ID, nil) { // merged ones may be of other branches
+				branches[p.tree.Version(id).Branch] = true
+			}
+		}
+	}
+	p.treeMu.RUnlock()
+	list := slices.DeleteFunc(p.allViews(), func(v *view) bool {
+		v.dirtyMu.Lock()
+		defer v.dirtyMu.Unlock()
+		return !branches[v.branch] || len(v.dirty) == 0
+	})
+	if len(list) == 0 {
+		return
+	}
+	p.ckptMu.Lock()
+	defer p.ckptMu.Unlock()
+	for _, v := range list {
+		p.takeDirty(v)
+	}
+}
+
 // between lists the pages that the versions between two of one family changed:
 // those on both paths up to the newest version that both read through.
 func (p *Pool) between(a, b *view, r pageRange) ([]uint64, error) {
-	p.takeAll()
+	p.takePaths(a, b)
 	p.treeMu.RLock()
 	up := func(id cow.VersionID) (out []cow.VersionID) {
 		for v := p.tree.Version(id); v != nil; v = p.tree.Version(v.Parent) {
