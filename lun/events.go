@@ -25,7 +25,7 @@ func (p *Pool) event(kind, lun, message string) {
 	}
 	p.events.mu.Lock()
 	p.events.ring = append(p.events.ring, e)
-	if len(p.events.ring) > keptEvents {
+	if len(p.events.ring) >= 2*keptEvents {
 		p.events.ring = append([]Event(nil), p.events.ring[len(p.events.ring)-keptEvents:]...)
 	}
 	p.events.mu.Unlock()
@@ -39,7 +39,7 @@ func (p *Pool) event(kind, lun, message string) {
 func (p *Pool) Events() []Event {
 	p.events.mu.Lock()
 	defer p.events.mu.Unlock()
-	return append([]Event{}, p.events.ring...)
+	return append([]Event{}, p.events.ring[max(len(p.events.ring)-keptEvents, 0):]...)
 }
 
 func human(bytes int64) string {
