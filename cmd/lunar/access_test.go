@@ -93,6 +93,13 @@ func TestAllowHoldsForAttached(t *testing.T) {
 	stub := &stubNBD{clients: []nbd.Client{
 		{ID: 1, Export: "open", IP: inside}, {ID: 2, Export: "open", IP: outside}, {ID: 3, Export: "open@s", IP: outside}, {ID: 4, Export: "open2", IP: outside}, {ID: 5, Export: "name", IP: outside, CommonName: "backup"},
 	}}
+	// One has come before the LUN had its present name.
+	d, err := b.Open(t.Context(), "open@s", nbd.Client{ID: 6, IP: outside})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	stub.clients = append(stub.clients, nbd.Client{ID: 6, Export: "former@s", IP: outside})
 	if _, err := p.SetLUN(t.Context(), "open", lun.SetLUN{Allow: &lun.Allow{"10.0.0.0/8"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -192,20 +199,23 @@ func TestLimiters(t *testing.T) {
 	var l limiters
 	a := lun.Access{UUID: "1", QoS: lun.QoS{IOPS: 5}}
 	access := func() lun.Access { return a }
-	one, two := l.use(access), l.use(access)
+	one, two := l.use(1, access), l.use(2, access)
+	l.release(1, l.use(1, access)) // as INFO does
 	if one != two || one.rates.Load() == nil {
 		t.Error("two connections of a LUN have limits of their own")
 	}
 	a.QoS = lun.QoS{}
-	l.changed(access)
+	if got := l.changed(access); len(got) != 2 || !got[1] || !got[2] {
+		t.Errorf("attached are %v", got)
+	}
 	if one.rates.Load() != nil {
 		t.Error("the limits are still there")
 	}
-	l.release(one)
+	l.release(1, one)
 	if len(l.of) != 1 {
 		t.Error("gone with the first connection")
 	}
-	l.release(two)
+	l.release(2, two)
 	if len(l.of) != 0 {
 		t.Error("left behind")
 	}

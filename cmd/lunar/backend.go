@@ -25,10 +25,11 @@ type export struct {
 	volume
 	*limiter
 	limiters *limiters
+	client   uint64
 }
 
 func (e *export) Close() error {
-	e.limiters.release(e.limiter)
+	e.limiters.release(e.client, e.limiter)
 	return e.volume.Close()
 }
 
@@ -62,13 +63,13 @@ func (b *backend) Open(_ context.Context, name string, client nbd.Client) (nbd.D
 	if err != nil {
 		return nil, exportError(err)
 	}
-	m := b.limiters.use(func() lun.Access {
+	m := b.limiters.use(client.ID, func() lun.Access {
 		if now, ok := b.pool.Access(lunName); ok && now.UUID == access.UUID {
 			return now
 		}
 		return access
 	})
-	return &export{v, m, &b.limiters}, nil
+	return &export{v, m, &b.limiters, client.ID}, nil
 }
 
 // onlyLUN is the name of the only LUN that a client may see, "" if there are
@@ -94,16 +95,18 @@ func (b *backend) changed(name string, server nbdServer) {
 	if !ok {
 		return
 	}
-	b.limiters.changed(func() lun.Access {
+	attached := b.limiters.changed(func() lun.Access {
 		if now, ok := b.pool.Access(name); ok {
 			return now
 		}
 		return access
 	})
 	if len(access.Allow) > 0 {
+		// Those that are attached may have come by a former name of the LUN; those
+		// that are about to be are not counted yet.
 		server.Disconnect(func(c nbd.Client) bool {
 			of, _, _ := strings.Cut(c.Export, "@")
-			return (of == name || of == "") && !admits(access, c)
+			return (attached[c.ID] || of == name || of == "") && !admits(access, c)
 		})
 	}
 }

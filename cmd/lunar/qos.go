@@ -21,7 +21,7 @@ type limiters struct {
 // its snapshots.
 type limiter struct {
 	uuid  string
-	users int                   // connections, under limiters.mu
+	users map[uint64]int        // connections by id, and how often each has it open; under limiters.mu
 	rates atomic.Pointer[rates] // nil: no limits
 }
 
@@ -32,9 +32,9 @@ type rates struct {
 	replaced    chan struct{} // closed when other rates hold
 }
 
-// use returns the limiter of a LUN, with the limits that access tells under the
-// lock, so that of two changes the last one holds.
-func (l *limiters) use(access func() lun.Access) *limiter {
+// use returns the limiter of a LUN for a connection, with the limits that access
+// tells under the lock, so that of two changes the last one holds.
+func (l *limiters) use(client uint64, access func() lun.Access) *limiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := access()
@@ -43,30 +43,41 @@ func (l *limiters) use(access func() lun.Access) *limiter {
 		if l.of == nil {
 			l.of = map[string]*limiter{}
 		}
-		m = &limiter{uuid: a.UUID}
+		m = &limiter{uuid: a.UUID, users: map[uint64]int{}}
 		l.of[a.UUID] = m
 	}
-	m.users++
+	m.users[client]++
 	m.set(a.QoS)
 	return m
 }
 
-func (l *limiters) release(m *limiter) {
+func (l *limiters) release(client uint64, m *limiter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if m.users--; m.users == 0 {
+	if m.users[client]--; m.users[client] == 0 {
+		delete(m.users, client)
+	}
+	if len(m.users) == 0 {
 		delete(l.of, m.uuid)
 	}
 }
 
-// changed takes over a LUN's limits for the clients that are attached.
-func (l *limiters) changed(access func() lun.Access) {
+// changed takes over a LUN's limits for the connections that are attached, and
+// returns their ids.
+func (l *limiters) changed(access func() lun.Access) map[uint64]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := access()
-	if m := l.of[a.UUID]; m != nil {
-		m.set(a.QoS)
+	m := l.of[a.UUID]
+	if m == nil {
+		return nil
 	}
+	m.set(a.QoS)
+	attached := make(map[uint64]bool, len(m.users))
+	for id := range m.users {
+		attached[id] = true
+	}
+	return attached
 }
 
 // set is called under limiters.mu.
