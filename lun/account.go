@@ -3,7 +3,6 @@ package lun
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"lunar/cow"
@@ -50,6 +49,9 @@ func (p *Pool) admitLog(blocks, entries int) error {
 		if err := p.makeRoom(); err != nil {
 			return err
 		}
+		ctx, cancel := context.WithTimeout(background(), 100*time.Millisecond) // for the log's own goroutines
+		defer cancel()
+		return p.logError(p.log.Admit(ctx, blocks, entries))
 	}
 	for {
 		released, written := p.space.released.Load(), p.log.Stats().Written
@@ -105,59 +107,6 @@ func (p *Pool) noteAppend(blocks, entries int) {
 	if b > checkpointBytes/blockSize || e > checkpointEntries || p.dirty.Load() > int64(max(2048, p.cache.limit/2)) {
 		p.janitor.kick(jobCheckpoint)
 	}
-}
-
-// waitForSpace is called outside the gate when the ledger did not admit a
-// write. It makes room as the LUN's policy says, waits for it, or says why not.
-func (p *Pool) waitForSpace(lun cow.LUNID, d reservation.Decision, try int) error {
-	deadline := p.spaceWait()
-	p.reclaiming.urgent.Add(1)
-	defer p.reclaiming.urgent.Add(-1)
-	if try == 0 {
-		// What deletes and overwrites already gave back may only wait for a
-		// checkpoint or a merge.
-		p.recycle(lun, d)
-	}
-	wait := p.spaceBack.wait()
-	p.janitor.kick(jobReclaim)
-	if p.opts.Manual {
-		if try > 8 || !p.reclaimPending() {
-			return p.noSpace(lun, d)
-		}
-		return p.Reclaim()
-	}
-	if !p.reclaimPending() && d.Verdict == reservation.Reject {
-		return p.noSpace(lun, d)
-	}
-	select {
-	case <-wait:
-	case <-time.After(deadline / 64):
-	}
-	if try >= 64 {
-		return p.noSpace(lun, d)
-	}
-	p.recycle(lun, d)
-	return p.writable()
-}
-
-func (p *Pool) spaceWait() time.Duration {
-	if p.opts.SpaceWait > 0 {
-		return p.opts.SpaceWait
-	}
-	return 30 * time.Second
-}
-
-func (p *Pool) noSpace(lun cow.LUNID, d reservation.Decision) error {
-	p.treeMu.RLock()
-	name := fmt.Sprint(lun)
-	if l := p.tree.LUN(lun); l != nil {
-		name = l.Name
-	}
-	p.treeMu.RUnlock()
-	if d.Reason == reservation.AreaFull {
-		return Errorf(ErrNoSpace, "LUN %s: its snapshot area is full; delete snapshots, or raise the limit with `lunar reservation set %s --limit`", name, name)
-	}
-	return Errorf(ErrNoSpace, "LUN %s: the pool is full; delete snapshots or LUNs, or raise --capacity", name)
 }
 
 // payerTotals sums up what the versions of each LUN own, in blocks; versions of
@@ -290,10 +239,12 @@ func (p *Pool) account(l *cow.LUN) (reservation.Account, error) {
 func blocksOf(bytes int64) int64 { return (bytes + blockSize - 1) / blockSize }
 
 // headroom is what the pool keeps for cleaning: room for the segments in
-// flight, and a twelfth of the capacity so that victims have enough dead
-// blocks to be worth moving. Both in blocks.
+// flight, a twelfth of the capacity so that victims have enough dead blocks to be
+// worth moving, and two blocks a segment for headers and ends that take nothing.
+// Both in blocks.
 func (p *Pool) headroom(capacity int64) int64 {
-	return min(capacity/12+6*int64(p.space.blocks), capacity/2)
+	segment := int64(p.space.blocks)
+	return min(capacity/12+2*capacity/segment+6*segment, capacity/2)
 }
 
 // indexBytes is what the index takes, and at least what is kept for it: it grows

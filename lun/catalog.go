@@ -187,8 +187,7 @@ func apiErr(err error) error {
 	return err
 }
 
-// CreateLUN makes an empty LUN. A thick one, and any reserve, is promised first.
-func (p *Pool) CreateLUN(_ context.Context, r CreateLUN) (LUNInfo, error) {
+func (p *Pool) createLUN(r CreateLUN) (LUNInfo, error) {
 	if err := errors.Join(CheckName("LUN", r.Name), CheckLUNSize(r.SizeBytes)); err != nil {
 		return LUNInfo{}, err
 	}
@@ -273,8 +272,7 @@ func checkPolicy(l cow.LUN) error {
 	return nil
 }
 
-// update replaces a LUN's catalogue entry as edit changes it.
-func (p *Pool) update(name string, edit func(*cow.LUN) error) (LUNInfo, error) {
+func (p *Pool) tryUpdate(name string, edit func(*cow.LUN) error) (LUNInfo, error) {
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
 	l, err := p.tree.LUNByName(name)

@@ -20,7 +20,7 @@ func (p *Pool) victims() []victim {
 	if record == 0 {
 		record = 256
 	}
-	full := max(int64(s.blocks)*record/(record+1)-2, 1)
+	full := max(int64(s.blocks)*record/(record+1)-int64(s.blocks)/512, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []victim

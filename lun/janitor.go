@@ -140,6 +140,7 @@ func (j *janitor) chores() {
 		if j.take(jobRecycle) {
 			p.relieve()
 		}
+		p.takeBackOver()
 		if j.take(jobReclaim) {
 			if err := p.Reclaim(); err != nil {
 				p.event("reclaim", "", "giving space back stopped: "+err.Error())

@@ -106,7 +106,7 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 	p := &Pool{
 		opts: o, fs: o.FS, now: o.Now, overlay: newOverlay(), cum: map[cow.VersionID]counts{},
 		heads: map[cow.LUNID]*view{}, tips: map[cow.BranchID]*view{}, frozen: map[cow.VersionID]*view{},
-		objects: newObjectSet(), buf: segment.NewBuffers(64 << 20),
+		objects: newObjectSet(), inVain: map[cow.LUNID]time.Time{}, buf: segment.NewBuffers(64 << 20),
 	}
 	p.counter = counters{live: map[cow.VersionID]*counter{}, stored: map[cow.VersionID]counts{}}
 	p.janitor = newJanitor(p)

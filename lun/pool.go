@@ -109,9 +109,12 @@ type Pool struct {
 	mergeNew  atomic.Bool   // a merge was published that no checkpoint covers yet
 	moved     atomic.Int64  // blocks that the cleaner copied
 	merges    atomic.Uint64 // odd while records of a page are being joined
-	pressed   sync.Map      // cow.LUNID → blocks that its area should shrink by
-	lost      []string      // what recovery gave up, for people
-	marked    segment.Seq   // the log's end after the last mark; janitor only
+	pressed   sync.Map      // cow.LUNID → true where an area is nearly full
+	coming    comingBack
+	inVain    map[cow.LUNID]time.Time // when recycling ahead found nothing; guarded by adminMu
+	overSeen  time.Time               // when borrowed space was last taken back; janitor only
+	lost      []string                // what recovery gave up, for people
+	marked    segment.Seq             // the log's end after the last mark; janitor only
 }
 
 // SetClients tells the pool who knows the attached clients.

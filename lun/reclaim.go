@@ -31,6 +31,9 @@ func (p *Pool) Reclaim() error {
 	defer p.reclaimMu.Unlock()
 	for {
 		did, err := p.reclaimRound()
+		if err == nil && !did {
+			p.nothingComes()
+		}
 		if err != nil || !did {
 			return err
 		}
@@ -55,7 +58,7 @@ func (p *Pool) reclaimPending() bool {
 	if p.tree.DeletedCount() == 0 {
 		return false
 	}
-	return !p.tree.PlanReclaim(func(cow.VersionID) bool { return false }).Empty() || len(p.hiddenDue()) > 0
+	return !p.tree.PlanReclaim(p.opened).Empty() || len(p.hiddenDue()) > 0
 }
 
 // round is what one round of giving space back works on.
@@ -257,6 +260,7 @@ func (p *Pool) uncharge(payer cow.LUNID, n int64) {
 	if n == 0 {
 		return
 	}
+	p.arrived(payer, n)
 	if payer == 0 {
 		p.ledger.AddShared(-n)
 	} else {

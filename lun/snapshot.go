@@ -182,7 +182,9 @@ func (p *Pool) DeleteSnapshots(ctx context.Context, refs []SnapshotRef, o Delete
 		rep.FreedBytes = freed * blockSize
 	}
 	if err == nil && !o.DryRun {
-		err = p.deleteVersions(ids, "deleted")
+		if err = p.deleteVersions(ids, "deleted"); err == nil {
+			p.expectFrom(ids, rep.FreedBytes/blockSize)
+		}
 	}
 	p.adminMu.Unlock()
 	if err != nil || o.DryRun {
@@ -347,9 +349,7 @@ func (p *Pool) rebalance(id cow.LUNID) {
 	p.ledger.Charge(uint64(id), d, -d)
 }
 
-// Clone makes a new LUN that begins as a snapshot's content, or as a LUN's
-// content now. It shares the blocks and depends on nothing.
-func (p *Pool) Clone(_ context.Context, lun, snap, to string, thick bool) (LUNInfo, error) {
+func (p *Pool) clone(lun, snap, to string, thick bool) (LUNInfo, error) {
 	if err := CheckName("LUN", to); err != nil {
 		return LUNInfo{}, err
 	}

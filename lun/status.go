@@ -177,7 +177,7 @@ func (p *Pool) planReservation(name string, edit func(*cow.LUN) error) (Reservat
 	info := p.reservationInfo(l)
 	var drop []SnapshotRef
 	if a.Limit >= 0 && now.Area > a.Limit && n.OnFull == OnFullRecycle {
-		ids, err := p.oldestFreeing(l, now.Area-a.Limit)
+		ids, _, err := p.oldestFreeing(l, now.Area-a.Limit-p.comingOf(l.ID), reservation.NoLimit)
 		if err != nil {
 			return info, nil, err
 		}

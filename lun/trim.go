@@ -110,7 +110,8 @@ func (v *Volume) erase(block, n uint64, how erasure) (segment.Seq, error) {
 	e := eraser{writeOp: writePool.Get().(*writeOp), block: block, n: n, how: how}
 	e.v = v
 	defer e.release()
-	for try := 0; ; {
+	var wait spaceWait
+	for {
 		if err := v.pool.admitLog(0, 1); err != nil {
 			return 0, err
 		}
@@ -128,10 +129,9 @@ func (v *Volume) erase(block, n uint64, how erasure) (segment.Seq, error) {
 		case how == asAdvice && d.Reason == reservation.AreaFull:
 			return 0, nil
 		}
-		if err := v.pool.waitForSpace(v.view.lun, d, try); err != nil {
+		if err := v.pool.waitForSpace(v.view.lun, d, &wait); err != nil {
 			return 0, err
 		}
-		try++
 	}
 }
 

@@ -168,7 +168,8 @@ func (w *writeOp) blocks(p []byte, block uint64, owned bool) error {
 	for i := range n {
 		w.crcs = append(w.crcs, segment.Checksum(p[i*blockSize:(i+1)*blockSize]))
 	}
-	for try := 0; ; try++ {
+	var wait spaceWait
+	for {
 		d, done, err := w.attempt(p, block, owned)
 		if done {
 			if d.Throttle > 0 {
@@ -181,7 +182,7 @@ func (w *writeOp) blocks(p []byte, block uint64, owned bool) error {
 			err = errWouldWait
 		}
 		if err == nil {
-			err = v.pool.waitForSpace(v.view.lun, d, try)
+			err = v.pool.waitForSpace(v.view.lun, d, &wait)
 		}
 		if err != nil {
 			if owned && err != errWouldWait {

@@ -32,13 +32,21 @@ type Decision struct {
 	// Need is how many blocks must be freed, beyond what is on its way already, before the same request can be admitted: from
 	// the area for AreaFull, from anywhere for PoolFull.
 	Need int64
-	// Throttle is how much to slow the writer down, from 0 to 1: near the limit of an area that is recycled, so that the
-	// recycling keeps up.
+	// Own says that nothing helps but space out of the LUN's own area: it is at its limit.
+	Own bool
+	// Coming is what was on its way out of the area then, and is not in Need.
+	Coming int64
+	// Throttle is how much to slow the writer down, from 0 to 1: near the limit of an area that is recycled, or where it
+	// borrows the last of the pool, so that the recycling keeps up.
 	Throttle float64
 }
 
-// throttleFrom is the part of an area's limit above which writers are slowed down.
-const throttleFrom = 0.9
+const (
+	// throttleFrom is the part of an area's limit above which writers are slowed down.
+	throttleFrom = 0.9
+	// lastPart is the part of the capacity that is lent more and more slowly.
+	lastPart = 1.0 / 64
+)
 
 // Admit asks for the worst that a write can need: growth of live (or shrinkage, if negative) and growth of the area.
 // An admission counts until Settle is called with the same amounts.
@@ -61,7 +69,23 @@ func (l *Ledger) Admit(id uint64, live, area int64) Decision {
 	}
 	l.sum.charged += charged - e.charged
 	e.charged, e.unsettled = charged, u
-	return Decision{Throttle: e.throttle(ask)}
+	return Decision{Throttle: max(e.throttle(ask), l.lendSlowly(e, ask)), Coming: e.coming}
+}
+
+// lendSlowly rises from 0 to 1 as an area that is recycled borrows the last of the pool.
+func (l *Ledger) lendSlowly(e *entry, ask unsettled) float64 {
+	last := lastPart * float64(l.capacity)
+	if e.OnFull != Recycle || ask.area+ask.move == 0 || e.areaAtMost(e.unsettled) <= e.Reserve || last < 1 {
+		return 0
+	}
+	return min(max(1-float64(l.free())/last, 0), 1)
+}
+
+// LendSlowly is how many free blocks are lent slowly.
+func (l *Ledger) LendSlowly() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int64(lastPart * float64(l.capacity))
 }
 
 // checkLimit decides about growth of an area with a limit.
@@ -76,12 +100,14 @@ func (l *Ledger) checkLimit(e *entry, ask unsettled) Decision {
 	}
 	// Admissions that are under way may settle for less.
 	hope := e.Area+grow-e.coming <= e.Limit
-	return areaFull(e, above-e.coming, hope)
+	d := areaFull(e, above-e.coming, hope)
+	d.Own = true
+	return d
 }
 
 // areaFull lets the LUN's policy decide. Space that is sure to come is waited for in any case.
 func areaFull(e *entry, need int64, hope bool) Decision {
-	d := Decision{Verdict: Wait, Reason: AreaFull, Need: max(need, 0), Throttle: 1}
+	d := Decision{Verdict: Wait, Reason: AreaFull, Need: max(need, 0), Throttle: 1, Coming: e.coming}
 	if e.OnFull == Freeze && !hope {
 		d.Verdict = Reject
 	}
@@ -102,7 +128,7 @@ func (l *Ledger) missing(e *entry, ask unsettled, grow int64) Decision {
 	if liveGrow := e.Account.charge(e.unsettled.plus(liveOnly)) - e.charged; liveGrow <= max(free, 0) {
 		return areaFull(e, need, hope || need <= e.coming)
 	}
-	d := Decision{Verdict: Reject, Reason: PoolFull, Need: need}
+	d := Decision{Verdict: Reject, Reason: PoolFull, Need: need, Coming: e.coming}
 	if hope {
 		d.Verdict = Wait
 	}

@@ -25,6 +25,15 @@ var (
 	ErrExists error = &sentinel{"the account exists", syscall.EEXIST}
 )
 
+// ShortError is the ErrNoSpace of a promise, with how many blocks it lacks.
+type ShortError struct {
+	cause  error
+	Blocks int64
+}
+
+func (e *ShortError) Error() string { return e.cause.Error() }
+func (e *ShortError) Unwrap() error { return e.cause }
+
 // Human writes an amount of blocks for people: in a unit that it is a whole number of, else in the largest that leaves at least four
 // digits, so that sums can be checked by hand.
 func Human(blocks int64) string {

@@ -268,9 +268,10 @@ func describe(old, a Account) string {
 }
 
 func (l *Ledger) noSpace(what string, need int64) error {
-	return fmt.Errorf("%w: %s needs %s, and %s are left of %s (promised %s, used beyond that %s, shared %s, index %s, headroom %s): delete snapshots or LUNs, lower a reserve, or raise the capacity",
+	err := fmt.Errorf("%w: %s needs %s, and %s are left of %s (promised %s, used beyond that %s, shared %s, index %s, headroom %s): delete snapshots or LUNs, lower a reserve, or raise the capacity",
 		ErrNoSpace, what, Human(need), Human(max(l.free(), 0)), Human(l.capacity), Human(l.sum.promised),
 		Human(l.sum.charged-l.sum.promised), Human(l.shared), Human(l.index), Human(l.headroom))
+	return &ShortError{err, need - l.free()}
 }
 
 // SetShared sets what belongs to no LUN: blocks of hidden versions.

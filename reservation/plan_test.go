@@ -2,6 +2,7 @@ package reservation
 
 import (
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -34,21 +35,74 @@ func TestPlanRecycle(t *testing.T) {
 		{"age decides, not the order of the list", with(snaps(1, 2, 3), func(c []Candidate) {
 			c[0].Created, c[2].Created = 9, -9
 		}), 4, []uint64{3, 2}, 5},
-		{"shared blocks need all that hold them", with(snaps(0, 0, 0, 9, 9), func(c []Candidate) { c[3].With = 2 }), 5, []uint64{2, 3, 4}, 9},
-		{"a group can take in what was passed over", with(snaps(0, 5, 100), func(c []Candidate) { c[2].With = 2 }), 50, []uint64{1, 2, 3}, 105},
-		{"a group does not reach beyond the oldest", with(snaps(0, 9), func(c []Candidate) { c[1].With = 7 }), 5, []uint64{1, 2}, 9},
+		{"shared blocks need all that hold them", with(snaps(0, 0, 0, 9, 9), func(c []Candidate) { c[3].With = []uint64{2, 3} }), 5, []uint64{2, 3, 4}, 9},
+		{"a group can take in what was passed over", with(snaps(0, 5, 100), func(c []Candidate) { c[2].With = []uint64{1} }), 50, []uint64{1, 2, 3}, 105},
 		{"protected ones are not part of a group", with(snaps(0, 0, 9), func(c []Candidate) {
-			c[1].Protected, c[2].With = true, 1
-		}), 5, []uint64{1, 3}, 9},
+			c[1].Protected, c[2].With = true, []uint64{2}
+		}), 5, []uint64{3}, 9},
 	} {
 		before := slices.Clone(c.snaps)
-		drop, frees := PlanRecycle(c.snaps, c.need)
+		drop, frees := PlanRecycle(c.snaps, c.need, NoLimit)
 		if !slices.Equal(drop, c.drop) || frees != c.frees {
 			t.Errorf("%s: drops %v for %d, want %v for %d", c.name, drop, frees, c.drop, c.frees)
 		}
-		if !slices.Equal(before, c.snaps) {
+		if !reflect.DeepEqual(before, c.snaps) {
 			t.Errorf("%s: it changed its input", c.name)
 		}
+	}
+}
+
+// With a bound the plan stops before the snapshot that would give more.
+func TestPlanRecycleAtMost(t *testing.T) {
+	snaps := []Candidate{{ID: 1, Created: 1, Frees: 5}, {ID: 2, Created: 2, Frees: 5}, {ID: 3, Created: 3, Frees: 1}}
+	for _, c := range []struct {
+		most  int64
+		drop  []uint64
+		frees int64
+	}{{4, nil, 0}, {5, []uint64{1}, 5}, {9, []uint64{1}, 5}, {10, []uint64{1, 2}, 10}, {100, []uint64{1, 2, 3}, 11}} {
+		if drop, frees := PlanRecycle(snaps, 100, c.most); !slices.Equal(drop, c.drop) || frees != c.frees {
+			t.Errorf("at most %d: drops %v for %d, want %v for %d", c.most, drop, frees, c.drop, c.frees)
+		}
+	}
+}
+
+func TestPlanTakeBack(t *testing.T) {
+	area := func(id uint64, area, reserve, coming int64, onFull OnFull) Entry {
+		return Entry{ID: id, Account: Account{Area: area, Reserve: reserve, OnFull: onFull}, Coming: coming}
+	}
+	all := []Entry{area(1, 50, 20, 0, Recycle), area(2, 100, 0, 0, Freeze), area(3, 60, 20, 0, Recycle), area(4, 10, 20, 0, Recycle), area(5, 90, 0, 85, Recycle)}
+	for _, c := range []struct {
+		name   string
+		need   int64
+		except uint64
+		want   []Loan
+	}{
+		{"nothing needed", 0, 0, nil},
+		{"the one that borrowed most", 10, 0, []Loan{{3, 10}}},
+		{"not below its reserve, then the next", 50, 0, []Loan{{3, 40}, {1, 10}}},
+		{"all there is", 1000, 0, []Loan{{3, 40}, {1, 30}, {5, 5}}},
+		{"not from the one that asks", 10, 3, []Loan{{1, 10}}},
+	} {
+		if got := PlanTakeBack(all, c.need, c.except); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// A level is reported once: use that wavers around a mark does not cross it again and again.
+func TestFollow(t *testing.T) {
+	level := LevelOK
+	for i, c := range []struct {
+		used int64
+		want Level
+	}{{79, LevelOK}, {80, LevelWarning}, {79, LevelWarning}, {81, LevelWarning}, {78, LevelWarning}, {77, LevelOK}, {79, LevelOK},
+		{95, LevelCritical}, {94, LevelCritical}, {92, LevelWarning}, {94, LevelWarning}, {95, LevelCritical}, {10, LevelOK}} {
+		if level = Follow(level, c.used, 100); level != c.want {
+			t.Errorf("step %d, %d %% used: %v, want %v", i, c.used, level, c.want)
+		}
+	}
+	if got := Follow(LevelCritical, 100, NoLimit); got != LevelOK {
+		t.Errorf("without a limit: %v", got)
 	}
 }
 
