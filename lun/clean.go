@@ -71,6 +71,9 @@ func (p *Pool) cleanSegments(vs []victim) (done int, moved int64, err error) {
 	defer p.cleanMu.Unlock()
 	since := int64(0)
 	for _, v := range vs {
+		if !p.space.has(v.number) {
+			continue // cleaned by somebody else since it was chosen
+		}
 		// The log keeps back little room for copies; a checkpoint turns what
 		// was emptied into room again.
 		room := int64(p.log.Available() - keptSegments + 1)
@@ -123,6 +126,9 @@ func (p *Pool) emptySegment(number uint64) (moved int64, err error) {
 		}
 		return nil
 	})
+	if !p.space.has(number) {
+		return 0, nil // released meanwhile: it had died
+	}
 	if err != nil {
 		return 0, p.damaged(number, err)
 	}
@@ -147,7 +153,9 @@ func (p *Pool) emptySegment(number uint64) (moved int64, err error) {
 // stays where it is.
 func (p *Pool) damaged(number uint64, err error) error {
 	p.space.mu.Lock()
-	p.space.ofLocked(number).damaged = true
+	if u := p.space.segs[number]; u != nil {
+		u.damaged = true
+	}
 	p.space.mu.Unlock()
 	p.event("segment-damaged", "", fmt.Sprintf("segment %d cannot be cleaned: %v", number, err))
 	return nil

@@ -102,3 +102,29 @@ func TestCleanWritesOncePerPage(t *testing.T) {
 	m.cut(0)
 	m.verify()
 }
+
+// Two that clean at the same time choose the same victims: the later one finds them gone, which is no damage.
+func TestCleaningByTwo(t *testing.T) {
+	m := scripted(t)
+	for range 6 {
+		m.put("a", 0, 300)
+		m.sync("a")
+	}
+	m.put("a", 0, 40)
+	m.checkpoint()
+	vs := bestVictims(m.p.victims(), 100, true, 1<<30)
+	if len(vs) == 0 {
+		t.Fatal("there is nothing to clean")
+	}
+	for range 2 {
+		if _, _, err := m.p.cleanSegments(vs); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, e := range m.p.Events() {
+		if e.Type == "segment-damaged" {
+			t.Error(e.Message)
+		}
+	}
+	m.verify()
+}

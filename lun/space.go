@@ -80,6 +80,13 @@ func (s *space) unused(n uint64) bool {
 	return u == nil || u.live.Load() == 0 && u.stored == 0
 }
 
+// has says whether a segment is in use.
+func (s *space) has(number uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.segs[number] != nil
+}
+
 // hasUnreleased says whether there is a sealed segment without live blocks that
 // waits for a checkpoint.
 func (s *space) hasUnreleased() bool {
