@@ -120,7 +120,7 @@ func (l *Ledger) missing(e *entry, ask unsettled, grow int64) Decision {
 	free := l.free()
 	// Would it fit if nothing that is under way came to anything?
 	settledGrow := e.Account.charge(ask) - e.settled
-	settledFree := l.capacity - (l.sum.settled + l.shared + l.index + l.headroom)
+	settledFree := l.capacity - (l.sum.settled + l.shared + l.index + l.headroom + l.foreign)
 	hope := l.pending > 0 || settledGrow <= 0 || settledGrow <= settledFree
 	need := max(grow-free-l.pending, 0)
 
@@ -198,7 +198,7 @@ func (l *Ledger) Check() error {
 	if total != l.sum {
 		return fmt.Errorf("reservation: the sums are %+v, adding up gives %+v", l.sum, total)
 	}
-	if l.shared < 0 || l.index < 0 || l.pending < 0 {
+	if l.shared < 0 || l.index < 0 || l.pending < 0 || l.foreign < 0 {
 		return fmt.Errorf("reservation: less than nothing: shared %d, index %d, pending %d", l.shared, l.index, l.pending)
 	}
 	return nil

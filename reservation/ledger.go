@@ -10,7 +10,7 @@
 // A write is admitted for the worst that it can need, and settled for what it really took. In between the worst case
 // counts, so that the sum below holds whatever happens:
 //
-//	for each LUN: max(promised size, live) + max(area reserve, area), + shared + index + headroom <= capacity
+//	for each LUN: max(promised size, live) + max(area reserve, area), + shared + index + headroom + foreign <= capacity
 //
 // A thick LUN's promised size is its size, a thin one's is nothing. All amounts are blocks of 4 KiB.
 //
@@ -37,6 +37,7 @@ type Ledger struct {
 	headroom int64 // of capacity
 	shared   int64
 	index    int64
+	foreign  int64 // what others took of the file system that the pool counts on
 	pending  int64 // blocks on their way back to the pool
 	sum      sum
 }
@@ -90,7 +91,7 @@ func (l *Ledger) put(e *entry, a Account, u unsettled) {
 }
 
 // given is all that is taken from the pool, headroom included.
-func (l *Ledger) given() int64 { return l.sum.charged + l.shared + l.index + l.headroom }
+func (l *Ledger) given() int64 { return l.sum.charged + l.shared + l.index + l.headroom + l.foreign }
 
 // free is what nobody was promised and nobody uses. It is negative when the pool is over.
 func (l *Ledger) free() int64 { return l.capacity - l.given() }
@@ -104,7 +105,7 @@ func (l *Ledger) SetCapacity(capacity int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	headroom := l.headroomOf(capacity)
-	taken := l.given() - l.headroom
+	taken := l.given() - l.headroom - l.foreign
 	if short := taken + headroom - capacity; short > 0 && capacity < l.capacity {
 		return fmt.Errorf("%w: with a capacity of %s, %s of it headroom, %s lack for what is promised and used, which is %s: delete something, lower a reserve, or choose a larger capacity",
 			ErrNoSpace, Human(capacity), Human(headroom), Human(short), Human(taken))
@@ -268,10 +269,17 @@ func describe(old, a Account) string {
 }
 
 func (l *Ledger) noSpace(what string, need int64) error {
-	err := fmt.Errorf("%w: %s needs %s, and %s are left of %s (promised %s, used beyond that %s, shared %s, index %s, headroom %s): delete snapshots or LUNs, lower a reserve, or raise the capacity",
+	err := fmt.Errorf("%w: %s needs %s, and %s are left of %s (promised %s, used beyond that %s, shared %s, index %s, headroom %s%s): delete snapshots or LUNs, lower a reserve, or raise the capacity",
 		ErrNoSpace, what, Human(need), Human(max(l.free(), 0)), Human(l.capacity), Human(l.sum.promised),
-		Human(l.sum.charged-l.sum.promised), Human(l.shared), Human(l.index), Human(l.headroom))
+		Human(l.sum.charged-l.sum.promised), Human(l.shared), Human(l.index), Human(l.headroom), l.foreignText())
 	return &ShortError{err, need - l.free()}
+}
+
+func (l *Ledger) foreignText() string {
+	if l.foreign == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", taken by others on the file system %s", Human(l.foreign))
 }
 
 // SetShared sets what belongs to no LUN: blocks of hidden versions.
@@ -293,6 +301,14 @@ func (l *Ledger) SetIndex(blocks int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.index = blocks
+}
+
+// SetForeign sets how many blocks of the capacity are not to be had, as something else took them of the file system. What is
+// inside a promise is admitted all the same.
+func (l *Ledger) SetForeign(blocks int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.foreign = max(blocks, 0)
 }
 
 // SetPending says how many blocks are on their way back to the pool: still charged, and sure to be released without anyone

@@ -22,6 +22,7 @@ type world struct {
 	capacity int64
 	shared   int64
 	index    int64
+	foreign  int64
 	lun      map[uint64]*Account
 	open     []admission
 }
@@ -61,7 +62,7 @@ func (w *world) worst(id uint64) int64 {
 }
 
 func (w *world) given() int64 {
-	sum := w.shared + w.index + testHeadroom(w.capacity)
+	sum := w.shared + w.index + w.foreign + testHeadroom(w.capacity)
 	for id := range w.lun {
 		sum += w.worst(id)
 	}
@@ -167,6 +168,9 @@ func (w *world) step(t *testing.T, l *Ledger, id uint64) {
 	case op < 89:
 		w.index = n(3)
 		l.SetIndex(w.index)
+	case op < 90:
+		w.foreign = max(n(9)-5, 0)
+		l.SetForeign(w.foreign)
 	case op < 91:
 		l.SetPending(n(3))
 	case op < 98:
@@ -287,7 +291,7 @@ func (w *world) alter(t *testing.T, l *Ledger, id uint64) {
 
 func (w *world) resizePool(t *testing.T, l *Ledger) {
 	capacity := 60 + w.rng.Int64N(80)
-	least := w.given() - testHeadroom(w.capacity) + testHeadroom(capacity)
+	least := w.given() - w.foreign - testHeadroom(w.capacity) + testHeadroom(capacity)
 	err := l.SetCapacity(capacity)
 	if (err == nil) != (capacity >= w.capacity || least <= capacity) {
 		t.Errorf("SetCapacity(%d) says %v with %d given", capacity, err, least)

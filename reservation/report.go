@@ -8,7 +8,7 @@ import (
 
 // Totals is the state of the pool, in blocks:
 //
-//	Promised + Beyond + Shared + Index + Headroom + Free = Capacity + Over
+//	Promised + Beyond + Shared + Index + Headroom + Foreign + Free = Capacity + Over
 type Totals struct {
 	Capacity int64
 	Headroom int64 // kept for the cleaner
@@ -18,6 +18,7 @@ type Totals struct {
 	Beyond   int64 // live and area use beyond the promises, unsettled admissions at their worst included
 	Shared   int64
 	Index    int64
+	Foreign  int64 // taken by others on the file system
 
 	Free      int64 // what a new thin write can still get
 	Over      int64 // by how much charges that cannot be refused exceed the capacity
@@ -65,7 +66,7 @@ func (l *Ledger) Totals() Totals {
 func (l *Ledger) totals() Totals {
 	return Totals{
 		Capacity: l.capacity, Headroom: l.headroom, Promised: l.sum.promised, Thick: l.sum.thick,
-		Beyond: l.sum.charged - l.sum.promised, Shared: l.shared, Index: l.index,
+		Beyond: l.sum.charged - l.sum.promised, Shared: l.shared, Index: l.index, Foreign: l.foreign,
 		Free: max(l.free(), 0), Over: max(-l.free(), 0), Pending: l.pending, Unsettled: l.sum.charged - l.sum.settled,
 		Live: l.sum.live, Area: l.sum.area, Used: l.sum.live + l.sum.area + l.shared, Provisioned: l.sum.provisioned,
 	}
@@ -137,8 +138,11 @@ func explainPool(t Totals) []string {
 		fmt.Sprintf("      - promised %s (thick sizes %s, area reserves %s)", Human(t.Promised), Human(t.Thick), Human(t.Promised-t.Thick)),
 		fmt.Sprintf("      - used beyond promises %s", Human(t.Beyond)),
 		fmt.Sprintf("      - shared %s - index %s", Human(t.Shared), Human(t.Index)),
-		fmt.Sprintf("      = free %s", Human(t.Free-t.Over)),
 	}
+	if t.Foreign > 0 {
+		lines = append(lines, fmt.Sprintf("      - taken by others on the file system %s", Human(t.Foreign)))
+	}
+	lines = append(lines, fmt.Sprintf("      = free %s", Human(t.Free-t.Over)))
 	if t.Pending > 0 {
 		lines = append(lines, fmt.Sprintf("      + %s on their way back", Human(t.Pending)))
 	}

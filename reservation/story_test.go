@@ -74,6 +74,8 @@ func (s *story) run() string {
 		s.l.AddShared(s.amount("add", 0))
 	case "index":
 		s.l.SetIndex(s.amount("is", 0))
+	case "foreign":
+		s.l.SetForeign(s.amount("is", 0))
 	case "pending":
 		s.l.SetPending(s.amount("is", 0))
 	case "coming":
@@ -111,7 +113,7 @@ func (s *story) pool() string {
 	if t.Unsettled > 0 {
 		out += ", unsettled " + Human(t.Unsettled)
 	}
-	if t.Promised+t.Beyond+t.Shared+t.Index+t.Headroom+t.Free != t.Capacity+t.Over {
+	if t.Promised+t.Beyond+t.Shared+t.Index+t.Headroom+t.Foreign+t.Free != t.Capacity+t.Over {
 		s.d.Fatalf(s.t, "the totals do not add up: %+v", t)
 	}
 	return out
