@@ -276,12 +276,6 @@ func (p *Pool) buildLedger() error {
 	return errors.Join(errs...)
 }
 
-// maxSegments is how many segment files the capacity allows beside the index.
-func (p *Pool) maxSegments() int {
-	room := p.state.capacity() - p.indexBytes()
-	return int(max(room/p.id.SegmentBytes, 8))
-}
-
 // segmentsOfPage groups a record's locations by segment.
 func (p *Pool) countSegments(r *cow.Record, out map[uint64]int64, sign int64) {
 	for i := range cow.PageBlocks {

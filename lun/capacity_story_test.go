@@ -211,7 +211,7 @@ func (s *capacityStory) erase(zero bool) string {
 
 func (s *capacityStory) structure() string {
 	ctx := context.Background()
-	lun, snap, _ := cutExport(s.arg(0))
+	lun, snap, _ := strings.Cut(s.arg(0), "@")
 	full := s.arg(0)
 	var err error
 	switch s.d.Cmd {
@@ -271,7 +271,7 @@ func (s *capacityStory) verify() string {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		lun, snap, _ := cutExport(name)
+		lun, snap, _ := strings.Cut(name, "@")
 		v, err := s.p.OpenVolume(lun, snap)
 		if err != nil {
 			s.d.Fatalf(s.t, "%v", err)

@@ -68,7 +68,11 @@ type pending struct {
 func (p *Pool) Checkpoint() error {
 	p.ckptMu.Lock()
 	defer p.ckptMu.Unlock()
-	return p.checkpointHeld()
+	err := p.checkpointHeld()
+	if errors.Is(err, index.ErrNoRoom) && p.ballast.yield(2) > 0 {
+		err = p.checkpointHeld() // what the ballast kept for the index
+	}
+	return err
 }
 
 func (p *Pool) checkpointHeld() error {

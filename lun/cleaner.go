@@ -37,6 +37,7 @@ func (j *janitor) cleaner() {
 		case <-j.clean:
 		case <-tick.C:
 			idle = true
+			p.watchDisk()
 		}
 		j.take(jobClean)
 		p.high.Store(int64(p.highMark()))

@@ -65,7 +65,10 @@ type ReservationInfo struct {
 
 // PoolStatus is the capacity of the pool. Free is what a new thin write can
 // still get. IndexWritten and Moved count since the pool was opened: what the
-// index wrote to its files, and the blocks that the cleaner copied.
+// index wrote to its files, and the blocks that the cleaner copied. Foreign is
+// what others took of the file system that the pool counts on, Pending what is on
+// its way back, Provisioned the sizes of all LUNs, WriteAmplification the bytes in the
+// log for each byte that was written.
 type PoolStatus struct {
 	CapacityBytes int64   `json:"capacity_bytes"`
 	UsedBytes     int64   `json:"used_bytes"`
@@ -83,7 +86,13 @@ type PoolStatus struct {
 	IndexWrittenBytes int64 `json:"index_written_bytes"`
 	MovedBytes        int64 `json:"moved_bytes"`
 
-	Reclaim ReclaimInfo `json:"reclaim"` // what deleted versions are giving back
+	Reclaim            ReclaimInfo `json:"reclaim"` // what deleted versions are giving back
+	HeadroomBytes      int64       `json:"headroom_bytes"`
+	PendingBytes       int64       `json:"pending_bytes"`
+	ForeignBytes       int64       `json:"foreign_bytes"`
+	ProvisionedBytes   int64       `json:"provisioned_bytes"`
+	OverCommit         float64     `json:"over_commit"`
+	WriteAmplification float64     `json:"write_amplification"`
 }
 
 // Problem is one finding of a check.

@@ -141,6 +141,8 @@ func (j *janitor) chores() {
 			p.relieve()
 		}
 		p.takeBackOver()
+		p.followWarnings()
+		p.keepBallast()
 		if j.take(jobReclaim) {
 			if err := p.Reclaim(); err != nil {
 				p.event("reclaim", "", "giving space back stopped: "+err.Error())

@@ -24,9 +24,6 @@ func (p *Pool) loadCatalogue() error {
 			return err
 		}
 	}
-	if p.opts.Capacity > 0 {
-		p.state.Capacity = p.opts.Capacity
-	}
 	p.state.publish()
 	p.tree = cow.NewTree(p.state.IDs)
 	if err := p.loadTree(); err != nil {

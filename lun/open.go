@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"lunar/cow"
+	"lunar/reservation"
 	"lunar/store/index"
 	"lunar/store/segment"
 )
@@ -106,7 +107,7 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 	p := &Pool{
 		opts: o, fs: o.FS, now: o.Now, overlay: newOverlay(), cum: map[cow.VersionID]counts{},
 		heads: map[cow.LUNID]*view{}, tips: map[cow.BranchID]*view{}, frozen: map[cow.VersionID]*view{},
-		objects: newObjectSet(), inVain: map[cow.LUNID]time.Time{}, buf: segment.NewBuffers(64 << 20),
+		objects: newObjectSet(), inVain: map[cow.LUNID]time.Time{}, warned: map[string]reservation.Level{}, buf: segment.NewBuffers(64 << 20),
 	}
 	p.counter = counters{live: map[cow.VersionID]*counter{}, stored: map[cow.VersionID]counts{}}
 	p.janitor = newJanitor(p)
@@ -123,6 +124,9 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	p.space = newSpace(p.id.SegmentBytes)
+	if err := p.openBallast(); err != nil {
+		return nil, err
+	}
 	if err := p.openIndex(); err != nil {
 		return nil, err
 	}
@@ -166,7 +170,7 @@ func (p *Pool) openFolder() error {
 			switch {
 			case n == identityFile:
 				known = true
-			case n == lockFile, n == pidFile, n == indexDir, n == segmentDir, n == "lost+found", strings.HasSuffix(n, ".sock"), strings.HasPrefix(n, identityFile):
+			case n == lockFile, n == pidFile, n == indexDir, n == segmentDir, n == ballastDir, n == "lost+found", strings.HasSuffix(n, ".sock"), strings.HasPrefix(n, identityFile):
 			default:
 				foreign = n
 			}
@@ -329,6 +333,11 @@ func (p *Pool) recover() error {
 	if err := p.buildLedger(); err != nil {
 		return err
 	}
+	if c := p.opts.Capacity; c > 0 && c != p.state.capacity() {
+		if err := p.resize(c); err != nil {
+			return err
+		}
+	}
 	if p.opts.ReadOnly {
 		p.setReadOnly("opened read-only")
 		p.log, err = segment.OpenRead(p.logOptions())
@@ -368,6 +377,8 @@ func (p *Pool) goOn(rec segment.Recovered) error {
 		return Errorf(ErrCorrupt, "starting the log: %w", err)
 	}
 	p.log = log
+	p.logNow.Store(log)
+	p.watchDisk()
 	p.high.Store(int64(p.highMark()))
 	return nil
 }
@@ -418,7 +429,7 @@ func (p *Pool) logOptions() segment.Options {
 	return segment.Options{
 		FS: p.fs, Dir: p.path(segmentDir), PoolID: p.id.number(), Epoch: p.state.Epoch, SegmentBytes: p.id.SegmentBytes,
 		RecordBlocks: p.opts.RecordBlocks, Buffers: p.buf, MaxSegments: p.maxSegments, OnFail: p.fail, OnSeal: p.space.seal,
-		OnFull: func() { p.janitor.kick(jobClean) }, Spares: p.spares(), Reserve: keptSegments,
+		OnFull: func() { p.janitor.kick(jobClean) }, Spares: p.spares(), Reserve: keptSegments, Source: p.ballast,
 		PlainWrites: p.opts.PlainWrites,
 	}
 }

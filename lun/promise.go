@@ -101,15 +101,17 @@ func without(all []reservation.Entry, id uint64) (out []reservation.Entry) {
 }
 
 // takeBackOver takes borrowed space back when charges that nobody could refuse have
-// eaten into what is promised.
+// eaten into what is promised. What others took of the file system is no reason: they
+// may give it back, and a snapshot that is gone does not come back.
 func (p *Pool) takeBackOver() {
-	if t := p.ledger.Totals(); t.Over <= t.Pending || time.Since(p.overSeen) < time.Second {
+	if t := p.ledger.Totals(); t.Over-t.Foreign <= t.Pending || time.Since(p.overSeen) < time.Second {
 		return
 	}
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
 	p.overSeen = time.Now()
-	if _, err := p.takeBack(p.ledger.Totals().Over, false, 0, "recycled: the space that it had borrowed is needed for what is promised"); err != nil {
+	t := p.ledger.Totals()
+	if _, err := p.takeBack(t.Over-t.Foreign, false, 0, "recycled: the space that it had borrowed is needed for what is promised"); err != nil {
 		p.event("recycle", "", "recycling failed: "+err.Error())
 	}
 }

@@ -30,7 +30,7 @@ func (p *Pool) waitForSpace(lun cow.LUNID, d reservation.Decision, w *spaceWait)
 	p.reclaiming.urgent.Add(1)
 	defer p.reclaiming.urgent.Add(-1)
 	wait := p.spaceBack.wait() // before looking, so that nothing is missed
-	coming := p.recycle(lun, d)
+	coming := p.recycle(lun, d) || d.Foreign
 	if !coming || p.opts.Manual && w.tries > 8 || time.Now().After(w.until) {
 		return p.noSpace(lun, d, coming)
 	}

@@ -2,7 +2,9 @@ package lun
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 
 	"lunar/cow"
 	"lunar/reservation"
@@ -197,6 +199,8 @@ func (p *Pool) Status() PoolStatus {
 		SharedBytes: t.Shared * blockSize, IndexBytes: int64(p.index.DiskBytes()), FreeBytes: t.Free * blockSize,
 		DeadBytes: max(payload-live, 0) * blockSize, State: "ok",
 		IndexWrittenBytes: int64(p.index.WrittenBytes()), MovedBytes: p.moved.Load() * blockSize,
+		HeadroomBytes: t.Headroom * blockSize, ProvisionedBytes: t.Provisioned * blockSize, OverCommit: twoDigits(t.OverCommit()),
+		PendingBytes: t.Pending * blockSize, ForeignBytes: t.Foreign * blockSize, WriteAmplification: twoDigits(p.amplification()),
 	}
 	if p.log != nil {
 		st.Segments = p.log.Stats().Files
@@ -214,6 +218,8 @@ func (p *Pool) Status() PoolStatus {
 	return st
 }
 
+func twoDigits(x float64) float64 { return math.Round(x*100) / 100 }
+
 // Warnings lists what an administrator should look at.
 func (p *Pool) Warnings() []Warning {
 	out := []Warning{}
@@ -228,14 +234,17 @@ func (p *Pool) Warnings() []Warning {
 	if r := p.readOnly.Load(); r != nil {
 		add(reservation.LevelCritical, "pool is read-only: %s", *r)
 	}
+	if level, text := p.diskWarning(); text != "" {
+		add(level, "%s", text)
+	}
 	t := p.ledger.Totals()
-	add(reservation.Warn(t.Capacity-t.Free, t.Capacity), "pool is %s full or promised: %s free", percent(t.Capacity-t.Free, t.Capacity), human(t.Free*blockSize))
+	add(reservation.Warn(t.Capacity-t.Free, t.Capacity), "%s", poolFull(t))
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
 	for _, l := range p.tree.LUNs() {
 		a := p.reserved(l.ID)
 		if a.Limit >= 0 {
-			add(reservation.Warn(a.Area, a.Limit), "LUN %s: its snapshot area is %s full", l.Name, percent(a.Area, a.Limit))
+			add(reservation.Warn(a.Area, a.Limit), "%s", areaFullText(l.Name, a))
 		}
 		if l.Offline {
 			add(reservation.LevelWarning, "LUN %s is offline; `lunar lun online %s` puts it back", l.Name, l.Name)
@@ -246,9 +255,33 @@ func (p *Pool) Warnings() []Warning {
 
 // SetCapacity resizes the pool; it is durable when it returns.
 func (p *Pool) SetCapacity(_ context.Context, bytes int64) error {
+	if err := p.writable(); err != nil {
+		return err
+	}
+	was := p.state.capacity()
+	if err := p.resize(bytes); err != nil {
+		return err
+	}
+	if err := p.Checkpoint(); err != nil {
+		return err
+	}
+	p.watchDisk()
+	p.high.Store(int64(p.highMark()))
+	p.event("pool-resize", "", fmt.Sprintf("the capacity of the pool is %s now, it was %s", human(bytes), human(was)))
+	return nil
+}
+
+// resize changes the capacity in memory, unless what is promised and used does not
+// fit any more. The next checkpoint makes it durable.
+func (p *Pool) resize(bytes int64) error {
 	if err := p.ledger.SetCapacity(bytes / blockSize); err != nil {
-		return Errorf(ErrNoSpace, "capacity %s: %w", human(bytes), err)
+		kind := ErrNoSpace
+		if errors.Is(err, reservation.ErrInvalid) {
+			kind = ErrInvalid
+		}
+		return Errorf(kind, "capacity %s: %w", human(bytes), err)
 	}
 	p.state.room.Store(bytes)
-	return p.Checkpoint()
+	p.ledger.SetIndex(p.indexBytes() / blockSize)
+	return nil
 }

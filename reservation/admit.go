@@ -32,6 +32,8 @@ type Decision struct {
 	// Need is how many blocks must be freed, beyond what is on its way already, before the same request can be admitted: from
 	// the area for AreaFull, from anywhere for PoolFull.
 	Need int64
+	// Foreign says that it would fit, had others not taken so much of the file system: they may give it back.
+	Foreign bool
 	// Own says that nothing helps but space out of the LUN's own area: it is at its limit.
 	Own bool
 	// Coming is what was on its way out of the area then, and is not in Need.
@@ -121,14 +123,17 @@ func (l *Ledger) missing(e *entry, ask unsettled, grow int64) Decision {
 	// Would it fit if nothing that is under way came to anything?
 	settledGrow := e.Account.charge(ask) - e.settled
 	settledFree := l.capacity - (l.sum.settled + l.shared + l.index + l.headroom + l.foreign)
-	hope := l.pending > 0 || settledGrow <= 0 || settledGrow <= settledFree
+	foreign := l.foreign > 0 && grow <= free+l.foreign
+	hope := foreign || l.pending > 0 || settledGrow <= 0 || settledGrow <= settledFree
 	need := max(grow-free-l.pending, 0)
 
 	liveOnly := unsettled{live: ask.live}
 	if liveGrow := e.Account.charge(e.unsettled.plus(liveOnly)) - e.charged; liveGrow <= max(free, 0) {
-		return areaFull(e, need, hope || need <= e.coming)
+		d := areaFull(e, need, hope || need <= e.coming)
+		d.Foreign = foreign
+		return d
 	}
-	d := Decision{Verdict: Reject, Reason: PoolFull, Need: need, Coming: e.coming}
+	d := Decision{Verdict: Reject, Reason: PoolFull, Need: need, Coming: e.coming, Foreign: foreign}
 	if hope {
 		d.Verdict = Wait
 	}

@@ -62,10 +62,11 @@ func (s *admin) handler() http.Handler {
 		"GET /reservations/{lun}":   s.showReservation,
 		"PATCH /reservations/{lun}": s.setReservation,
 
-		"GET /pool":        s.poolStatus,
-		"POST /pool/check": s.poolCheck,
-		"POST /pool/scrub": s.poolScrub,
-		"POST /pool/clean": s.poolClean,
+		"GET /pool":         s.poolStatus,
+		"POST /pool/check":  s.poolCheck,
+		"POST /pool/scrub":  s.poolScrub,
+		"POST /pool/clean":  s.poolClean,
+		"POST /pool/resize": s.poolResize,
 
 		"GET /clients":         s.listClients,
 		"DELETE /clients/{id}": s.disconnectClient,

@@ -55,6 +55,18 @@ func (s *admin) poolClean(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, status, err)
 }
 
+func (s *admin) poolResize(w http.ResponseWriter, r *http.Request) error {
+	var req capacityBody
+	if err := readBody(r, &req); err != nil {
+		return err
+	}
+	if req.CapacityBytes < minCapacity {
+		return lun.Errorf(lun.ErrInvalid, "capacity %d: want at least %d bytes", req.CapacityBytes, int64(minCapacity))
+	}
+	err := s.pool.SetCapacity(r.Context(), req.CapacityBytes)
+	return answer(w, s.pool.Status(), err)
+}
+
 func (s *admin) listClients(w http.ResponseWriter, _ *http.Request) error {
 	return answerList(w, s.clients.Clients(), nil)
 }

@@ -80,6 +80,10 @@ type resizeBody struct {
 	Force     bool  `json:"force,omitempty"`
 }
 
+type capacityBody struct {
+	CapacityBytes int64 `json:"capacity_bytes"`
+}
+
 type renameBody struct {
 	Name string `json:"name"`
 }

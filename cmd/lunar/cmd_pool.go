@@ -17,7 +17,7 @@ import (
 func newPoolCmd(a *app) *cobra.Command {
 	return newGroup("pool", "Look after the pool", `  lunar pool status
   lunar pool check`,
-		newPoolStatusCmd(a), newPoolCheckCmd(a), newPoolScrubCmd(a), newPoolCleanCmd(a), newPoolRepairCmd(a))
+		newPoolStatusCmd(a), newPoolCheckCmd(a), newPoolScrubCmd(a), newPoolCleanCmd(a), newPoolResizeCmd(a), newPoolRepairCmd(a))
 }
 
 // writePool is `pool status`.
@@ -33,12 +33,21 @@ func writePool(w io.Writer, p lun.PoolStatus) error {
 	f.add("promised", humanAndExact(p.PromisedBytes))
 	f.add("shared", humanAndExact(p.SharedBytes))
 	f.add("index", humanAndExact(p.IndexBytes))
+	f.add("headroom", humanAndExact(p.HeadroomBytes))
+	if p.ForeignBytes > 0 {
+		f.add("foreign", humanAndExact(p.ForeignBytes)+", taken by others on the file system")
+	}
 	f.add("free", humanAndExact(p.FreeBytes))
+	if p.PendingBytes > 0 {
+		f.add("pending", humanAndExact(p.PendingBytes)+", on its way back")
+	}
+	f.add("LUN sizes", fmt.Sprintf("%s, %.2f times the capacity", humanAndExact(p.ProvisionedBytes), p.OverCommit))
 	f.add("dead", humanAndExact(p.DeadBytes))
 	if r := p.Reclaim; r.Running || r.Pending > 0 {
 		f.add("coming back", reclaimText(r))
 	}
 	f.add("segments", strconv.Itoa(p.Segments))
+	f.add("amplification", fmt.Sprintf("%.2f bytes written to the log for each byte", p.WriteAmplification))
 	f.add("LUNs", strconv.Itoa(p.LUNs))
 	f.add("snapshots", strconv.Itoa(p.Snapshots))
 	return f.write(w)

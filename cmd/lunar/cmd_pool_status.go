@@ -14,7 +14,9 @@ func newPoolStatusCmd(a *app) *cobra.Command {
 		Short: "Show the capacity of the pool",
 		Long: `Shows where the capacity is. "free" is what a new thin write can still get,
 "promised" what thick LUNs and area reserves hold beyond their use, "shared" what
-only hidden versions hold, "dead" what the cleaner can give back.`,
+only hidden versions hold, "headroom" what is kept for cleaning, "dead" what the
+cleaner can give back. "LUN sizes" above the capacity are an over-commitment: thin
+LUNs get ENOSPC when the pool is full. "amplification" counts since the start.`,
 		Example: "  lunar pool status",
 		Args:    wantArgs(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runPoolStatus(cmd, a) },

@@ -74,7 +74,7 @@ var configKeys = []configKey{
 	{"nbd.handshake_timeout", "", "10s", "", setHandshakeTimeout},
 	{"nbd.memory", "", "512M", "", size(1<<20, 1<<50, func(c *config, n int64) { c.NBD.MemoryTotal = n })},
 	{"nbd.memory_per_connection", "", "64M", "", size(1<<20, 1<<50, func(c *config, n int64) { c.NBD.MemoryPerConnection = n })},
-	{"capacity", "capacity", "", "capacity of the pool as `SIZE`; given again it resizes", size(1<<20, math.MaxInt64, func(c *config, n int64) { c.Capacity = n })},
+	{"capacity", "capacity", "", "capacity of the pool as `SIZE`; given again it resizes", size(minCapacity, math.MaxInt64, func(c *config, n int64) { c.Capacity = n })},
 	{"preallocate", "preallocate", "false", "take the capacity from the file system at once", setPreallocate},
 	{"segment.size", "", "", "", setSegmentSize},
 	{"index.cache", "index-cache", "256M", "memory for maps of blocks as `SIZE`", size(1<<20, 1<<50, func(c *config, n int64) { c.IndexCache = n })},
@@ -91,6 +91,9 @@ var configKeys = []configKey{
 
 // configFiles are looked for, in this order, when --config names none.
 var configFiles = []string{"lunar.yaml", "/etc/lunar/lunar.yaml"}
+
+// minCapacity is the least capacity of a pool.
+const minCapacity = 1 << 20
 
 const envPrefix = "LUNAR"
 

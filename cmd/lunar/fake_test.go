@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,11 +19,12 @@ var fakeNow = time.Date(2026, 11, 22, 1, 30, 0, 0, time.UTC)
 // fakePool is a pool in memory: names, refusals and content are as in the real
 // one, accounts are made up but constant.
 type fakePool struct {
-	mu      sync.Mutex
-	luns    []*fakeLUN
-	clients lun.ClientControl
-	events  func(lun.Event)
-	closed  bool
+	capacity int64 // 0: 100 GiB
+	mu       sync.Mutex
+	luns     []*fakeLUN
+	clients  lun.ClientControl
+	events   func(lun.Event)
+	closed   bool
 
 	report   lun.CheckReport
 	warnings []lun.Warning
@@ -495,8 +497,9 @@ func (p *fakePool) SetReservation(_ context.Context, name string, set lun.SetRes
 
 func (p *fakePool) Status() lun.PoolStatus {
 	s := lun.PoolStatus{
-		CapacityBytes: 100 << 30, UsedBytes: 42 << 30, PromisedBytes: 8 << 30, SharedBytes: 1 << 30, IndexBytes: 3 << 20,
+		CapacityBytes: cmp.Or(p.capacity, 100<<30), UsedBytes: 42 << 30, PromisedBytes: 8 << 30, SharedBytes: 1 << 30, IndexBytes: 3 << 20,
 		FreeBytes: 49 << 30, DeadBytes: 512 << 20, Segments: 700, State: "ok",
+		HeadroomBytes: 8 << 30, ProvisionedBytes: 125 << 30, OverCommit: 1.25, WriteAmplification: 1.5,
 	}
 	for _, l := range p.LUNs() {
 		s.LUNs++
@@ -522,6 +525,14 @@ func (p *fakePool) Scrub(ctx context.Context, progress func(done, total int64)) 
 
 func (p *fakePool) Clean(context.Context) (lun.PoolStatus, error) {
 	return p.Status(), p.failing("clean", "")
+}
+
+func (p *fakePool) SetCapacity(_ context.Context, bytes int64) error {
+	if err := p.failing("pool-resize", ""); err != nil {
+		return err
+	}
+	p.capacity = bytes
+	return nil
 }
 
 func (p *fakePool) Access(name string) (lun.Access, bool) {

@@ -68,6 +68,17 @@ func parseLUNSize(s string) (int64, error) {
 	return n, asUsage(err)
 }
 
+func parseCapacity(s string) (int64, error) {
+	n, err := lun.ParseSize(s)
+	if err != nil {
+		return 0, asUsage(err)
+	}
+	if n < minCapacity {
+		return 0, usagef("capacity %q: want at least %s", s, humanSize(minCapacity))
+	}
+	return n, nil
+}
+
 // checkDescription holds the rule for descriptions.
 func checkDescription(s string) error {
 	if len(s) > maxDescription {

@@ -40,6 +40,7 @@ type pool interface {
 	Check(context.Context, func(done, total int64)) (lun.CheckReport, error)
 	Scrub(context.Context, func(done, total int64)) (lun.CheckReport, error)
 	Clean(context.Context) (lun.PoolStatus, error)
+	SetCapacity(ctx context.Context, bytes int64) error
 
 	OpenVolume(lunName, snapshot string) (volume, error)
 	Access(lunName string) (lun.Access, bool)

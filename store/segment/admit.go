@@ -318,6 +318,9 @@ func (l *Log) askLimit() {
 	l.mu.Unlock()
 }
 
+// Refresh asks for the limit anew, where it may have changed by itself.
+func (l *Log) Refresh() { l.askLimit() }
+
 func (l *Log) callFull() {
 	if l.opts.OnFull != nil {
 		l.opts.OnFull()

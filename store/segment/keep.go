@@ -184,6 +184,9 @@ func (l *Log) wantedLocked() int {
 // has nothing else to write.
 func (l *Log) prepare(number uint64, fresh bool) (*openSegment, error) {
 	path := l.opts.path(number)
+	if fresh && l.opts.Source != nil {
+		l.opts.Source.Take(path) // if not, the file is made
+	}
 	f, err := l.opts.FS.OpenReadWrite(path, fileCategory)
 	if err != nil {
 		return nil, err

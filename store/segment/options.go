@@ -43,11 +43,22 @@ type Options struct {
 	// should clean. It may be called often.
 	OnFull func()
 
+	// Source is where new segment files may come from and removed ones may go; nil:
+	// they are made and removed.
+	Source Source
+
 	// Buffers is the pool of payload buffers; default a new one.
 	Buffers *Buffers
 	// PlainWrites writes by File.WriteAt even where a vectored write is
 	// possible, so that a wrapped FS (error injection) sees each of them.
 	PlainWrites bool
+}
+
+// Source keeps files of a segment's size, so that their space stays the pool's.
+// What is in them does not matter. Neither may call the log.
+type Source interface {
+	Take(path string) bool // moves one of them to path
+	Keep(path string) bool // moves path, which is closed, to them
 }
 
 // SegmentInfo describes what the log wrote to a segment.

@@ -43,7 +43,7 @@ func (l *Log) releaseFile(number uint64, remove bool) error {
 		return fmt.Errorf("releasing segment %s: %w", Name(number), err)
 	}
 	l.handles.drop(number)
-	if !remove {
+	if !remove || l.opts.Source != nil && l.opts.Source.Keep(path) {
 		return nil
 	}
 	if err := l.opts.FS.Remove(path); err != nil && !notExist(err) {
