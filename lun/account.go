@@ -46,12 +46,7 @@ func (p *Pool) admitLog(blocks, entries int) error {
 		return nil
 	}
 	if p.opts.Manual {
-		if err := p.makeRoom(); err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(background(), 100*time.Millisecond) // for the log's own goroutines
-		defer cancel()
-		return p.logError(p.log.Admit(ctx, blocks, entries))
+		return p.admitManual(blocks, entries)
 	}
 	for {
 		released, written := p.space.released.Load(), p.log.Stats().Written
@@ -60,6 +55,23 @@ func (p *Pool) admitLog(blocks, entries int) error {
 		cancel()
 		stuck := p.space.released.Load() == released && p.log.Stats().Written == written && !p.checking.Load()
 		if err == nil || stuck || !errors.Is(err, context.DeadlineExceeded) {
+			return p.logError(err)
+		}
+	}
+}
+
+// admitManual cleans itself, as nobody else does. The log's own goroutines have
+// some time for what they do.
+func (p *Pool) admitManual(blocks, entries int) error {
+	for try := 0; ; try++ {
+		if err := p.makeRoom(); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(background(), 50*time.Millisecond)
+		err := p.log.Admit(ctx, blocks, entries)
+		cancel()
+		late := !errors.Is(err, segment.ErrFull) && try < 200 || try < 4
+		if !late || !errors.Is(err, context.DeadlineExceeded) {
 			return p.logError(err)
 		}
 	}
