@@ -430,6 +430,9 @@ func (p *Pool) fence(export string, force bool) error {
 		return nil
 	}
 	if force {
+		if err := p.writable(); err != nil {
+			return err
+		}
 		p.clientControl().Disconnect(export)
 		return nil
 	}

@@ -200,25 +200,24 @@ func (p *Pool) DeleteSnapshots(ctx context.Context, refs []SnapshotRef, o Delete
 func (p *Pool) deletable(refs []SnapshotRef, o DeleteOptions) (ids []cow.VersionID, names []string, err error) {
 	seen := map[cow.VersionID]bool{}
 	for _, r := range refs {
-		l, err := p.tree.LUNByName(r.LUN)
+		_, s, err := p.snapshotOf(r.LUN, r.Name)
 		if err != nil {
-			return nil, nil, apiErr(err)
-		}
-		s, err := p.tree.SnapshotByName(l, r.Name)
-		if err != nil {
-			return nil, nil, apiErr(err)
+			return nil, nil, err
 		}
 		if s.IsProtected(p.now()) && !o.Force {
 			return nil, nil, Errorf(ErrRefused, "snapshot %s is protected; `lunar snapshot unprotect %s` first, or use --force", r, r)
 		}
-		if !o.DryRun {
-			if err := p.fence(r.String(), o.Force); err != nil {
-				return nil, nil, err
-			}
-		}
 		if !seen[s.ID] {
 			seen[s.ID] = true
 			ids, names = append(ids, s.ID), append(names, r.String())
+		}
+	}
+	for _, name := range names { // when nothing else refuses
+		if o.DryRun {
+			break
+		}
+		if err := p.fence(name, o.Force); err != nil {
+			return nil, nil, err
 		}
 	}
 	return ids, names, nil
@@ -254,18 +253,18 @@ func (p *Pool) deleteVersions(ids []cow.VersionID, why string) error {
 // state before is kept as a snapshot unless Discard. O(1) at any size: no page
 // is looked at.
 func (p *Pool) Rollback(_ context.Context, lun, name string, o RollbackOptions) (RollbackInfo, error) {
+	if err := p.mayRollback(lun, name, o.Discard); err != nil {
+		return RollbackInfo{}, err
+	}
+	// Without adminMu: a request that is waited for here may wait for it.
 	if err := p.fence(lun, o.Force); err != nil {
 		return RollbackInfo{}, err
 	}
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
-	l, err := p.tree.LUNByName(lun)
+	l, s, err := p.snapshotOf(lun, name)
 	if err != nil {
-		return RollbackInfo{}, apiErr(err)
-	}
-	s, err := p.tree.SnapshotByName(l, name)
-	if err != nil {
-		return RollbackInfo{}, apiErr(err)
+		return RollbackInfo{}, err
 	}
 	info := RollbackInfo{LUN: lun, To: lun + "@" + name, Online: !(l.Offline || o.Force && !o.Online)}
 	var keep *cow.Freeze
@@ -322,23 +321,60 @@ func (p *Pool) commitRollback(c cow.Change, l *cow.LUN, s *cow.Version, discard 
 }
 
 func (p *Pool) moveToRollback(c cow.Change, l *cow.LUN, s *cow.Version, discard bool) error {
-	a := p.reserved(l.ID)
-	live := p.sumOf(s.ID).local
-	dLive, dArea := live-a.Live, a.Live-live
-	if discard {
-		dLive, dArea = 0, 0 // what goes to the area is on its way out of it
-	}
-	if d := p.ledger.Admit(uint64(l.ID), dLive, dArea); d.Verdict != reservation.Admit {
-		return Errorf(ErrNoSpace, "rollback of %q to %s would need %s more in its snapshot area, which has no room for it; use --discard, or raise the limit with `lunar reservation set %s --limit`",
-			l.Name, s.Name, human(dArea*blockSize), l.Name)
+	dLive, dArea, err := p.admitRollback(l, s, discard)
+	if err != nil {
+		return err
 	}
 	p.ledger.Settle(uint64(l.ID), dLive, dArea, dLive, dArea)
 	id := l.ID
-	err := p.commitRetiring(c, id, func() { p.rebalance(id) })
+	err = p.commitRetiring(c, id, func() { p.rebalance(id) })
 	if err != nil {
 		p.ledger.Release(uint64(l.ID), dLive, dArea)
 	}
 	return err
+}
+
+// mayRollback refuses what cannot be done before anybody is disconnected for it.
+func (p *Pool) mayRollback(lun, name string, discard bool) error {
+	p.adminMu.Lock()
+	defer p.adminMu.Unlock()
+	if err := p.writable(); err != nil {
+		return err
+	}
+	l, s, err := p.snapshotOf(lun, name)
+	if err != nil {
+		return err
+	}
+	dLive, dArea, err := p.admitRollback(l, s, discard)
+	if err == nil {
+		p.ledger.Settle(uint64(l.ID), dLive, dArea, 0, 0)
+	}
+	return err
+}
+
+// admitRollback asks for what a rollback moves between live data and area; the
+// caller settles it.
+func (p *Pool) admitRollback(l *cow.LUN, s *cow.Version, discard bool) (dLive, dArea int64, err error) {
+	if discard {
+		return 0, 0, nil // what goes to the area is on its way out of it
+	}
+	a, live := p.reserved(l.ID), p.sumOf(s.ID).local
+	dLive, dArea = live-a.Live, a.Live-live
+	if d := p.ledger.Admit(uint64(l.ID), dLive, dArea); d.Verdict != reservation.Admit {
+		return 0, 0, Errorf(ErrNoSpace, "rollback of %q to %s would need %s more in its snapshot area, which has no room for it; use --discard, or raise the limit with `lunar reservation set %s --limit`",
+			l.Name, s.Name, human(dArea*blockSize), l.Name)
+	}
+	return dLive, dArea, nil
+}
+
+// snapshotOf finds a snapshot and its LUN. Called with adminMu.
+func (p *Pool) snapshotOf(lun, name string) (*cow.LUN, *cow.Version, error) {
+	l, err := p.tree.LUNByName(lun)
+	if err != nil {
+		return nil, nil, apiErr(err)
+	}
+	s, err := p.tree.SnapshotByName(l, name)
+	return l, s, apiErr(err)
 }
 
 // rebalance splits what a LUN's versions own between its live data and its

@@ -2,6 +2,7 @@ package lun
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -175,6 +176,7 @@ var storyVerbs = map[string]verb{
 	"limit":      (*story).limit,      // LUN N|none
 	"diff":       (*story).diff,       // LUN@A LUN@B, or LUN@A LUN
 	"sleep":      (*story).sleep,      // 3h: time passes, what is expired goes
+	"break":      (*story).breakDisk,  // the disk fails: the pool is read-only from now on
 	"checkpoint": (*story).checkpoint, //
 	"clean":      (*story).clean,      // give the cleaner all it wants to do
 	"publish":    (*story).publish,    // begin the merges that are due, as the janitor does, and leave it at that
@@ -461,6 +463,11 @@ func (s *story) sleep(f []string) (string, error) {
 
 func (s *story) checkpoint([]string) (string, error) { return "", s.p.Checkpoint() }
 func (s *story) reclaim([]string) (string, error)    { return "", s.p.Reclaim() }
+
+func (s *story) breakDisk([]string) (string, error) {
+	s.p.fail(errors.New("fsync: input/output error"))
+	return "", nil
+}
 
 func (s *story) clean([]string) (string, error) {
 	_, err := s.p.Clean(bg)
