@@ -67,6 +67,11 @@ func (a *arena) requests(t *testing.T) {
 			if reply.Errno != r.want {
 				t.Errorf("%s: error %d %q, want %d", what, reply.Errno, reply.Text, r.want)
 			}
+			if r.command == client.CmdBlockStatus && reply.Errno == 0 {
+				for id := range terms.Contexts {
+					saneExtents(t, what, reply, uint32(id+1), r)
+				}
+			}
 			// The stream is where it should be.
 			if got, err := must(t, s, client.CmdRead, 0, 0, 512, nil).Bytes(0, 512); err != nil || len(got) != 512 {
 				t.Fatalf("after %s: %v", what, err)
@@ -75,6 +80,27 @@ func (a *arena) requests(t *testing.T) {
 		s.Close()
 		a.readOnly(t, terms)
 		t.Logf("%s: %d requests", termsName(terms), len(list))
+	}
+}
+
+// saneExtents: what is told begins at the request, has no empty extent, ends no later than the request (CVE-2025-47711 was
+// an extent too long), and is one extent if one was asked for.
+func saneExtents(t *testing.T, what string, reply client.Reply, id uint32, r oddRequest) {
+	t.Helper()
+	list, err := reply.Extents(id)
+	if err != nil || len(list) == 0 {
+		t.Errorf("%s, context %d: %d extents, %v", what, id, len(list), err)
+		return
+	}
+	sum := uint64(0)
+	for _, e := range list {
+		if sum += e.Length; e.Length == 0 || sum > r.n {
+			t.Errorf("%s, context %d: extents %v", what, id, list[:min(len(list), 8)])
+			return
+		}
+	}
+	if r.flags&client.CmdReqOne != 0 && len(list) != 1 {
+		t.Errorf("%s, context %d: %d extents, one was asked for", what, id, len(list))
 	}
 }
 
