@@ -42,11 +42,11 @@ func rootImage(t *testing.T) string {
 	return image
 }
 
-// write DIR FROM TO: numbered blocks into one file and numbered small files beside it, each one fsync'ed before its number
-// is printed.
+// write DIR: numbered blocks into one file and numbered small files beside it, each one fsync'ed before its number is
+// printed, until /dev/stop is there.
 const writeScript = `#!/bin/sh
-i=$2
-while [ $i -le $3 ]; do
+i=1
+until [ -e /dev/stop ]; do
 	printf '%4096d' $i | dd of=$1/blocks bs=4k seek=$i conv=notrunc,fsync 2>/dev/null || exit 1
 	if [ $((i % 5)) = 0 ]; then printf '%d\n' $i | dd of=$1/file$i conv=fsync 2>/dev/null || exit 1; fi
 	echo $i
@@ -78,6 +78,16 @@ func nbdDisk(s *harness.Server, export, device string) []string {
 	}
 }
 
+// attached waits until qemu has found the server again.
+func attached(t *testing.T, s *harness.Server, export string) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); s.LUN(export).Clients == 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("30 s after a restart nobody is attached to %s", export)
+		}
+	}
+}
+
 // TestBootFromLUN: a guest whose root file system is a LUN boots from it and runs on it while the server is restarted
 // under its writes, three times by SIGTERM; then it writes to a second LUN through a disk without a write cache while the
 // server is killed. No I/O error reaches it, whatever it fsync'ed is there, and both file systems are clean.
@@ -101,43 +111,50 @@ func TestBootFromLUN(t *testing.T) {
 	}
 	g.Run("mount -o remount,noatime /; mount -t ext4 -o noatime /dev/vdb /vol")
 	began := time.Now()
-	disturbed := func(dir string, writes, rounds int, disturb func()) {
+	disturbed := func(dir, export string, rounds int, disturb func()) (writes int) {
 		t.Helper()
+		g.Run("rm -f /dev/stop")
 		written := make(chan string, 1)
 		go func() {
-			out, status, err := g.Try(fmt.Sprintf("write %s 1 %d", dir, writes))
+			out, status, err := g.Try("write " + dir)
 			if err != nil || status != 0 {
 				out = fmt.Sprintf("status %d, %v: %s", status, err, out)
 			}
 			written <- out
 		}()
 		for range rounds {
-			time.Sleep(700 * time.Millisecond)
+			attached(t, s, export)
+			time.Sleep(500 * time.Millisecond) // of writes
 			select {
 			case out := <-written:
-				t.Fatalf("the writes to %s ended before the server was disturbed: %.2000s", dir, out)
+				t.Fatalf("the writes to %s ended by themselves: %.2000s", dir, out)
 			default:
 			}
 			disturb()
 		}
+		attached(t, s, export)
+		time.Sleep(300 * time.Millisecond)
+		g.Run("touch /dev/stop")
 		select {
 		case out := <-written:
-			if lines := strings.Fields(out); len(lines) != writes || lines[writes-1] != fmt.Sprint(writes) {
+			lines := strings.Fields(out)
+			if writes = len(lines); writes < 2*rounds || lines[writes-1] != fmt.Sprint(writes) {
 				t.Fatalf("the guest's writes to %s: %.2000s", dir, out)
 			}
 		case <-time.After(90 * time.Second):
 			t.Fatalf("the guest's writes to %s do not end\n%s", dir, g.Console())
 		}
+		return writes
 	}
-	disturbed("/data", 150, 3, s.Restart)
-	g.Run("sync; verify /data 150")
-	disturbed("/vol", 100, 3, func() { s.Kill(); s.Start() })
-	g.Run("sync; verify /vol 100; verify /data 150")
+	first := disturbed("/data", "root", 3, s.Restart)
+	g.Run(fmt.Sprintf("sync; verify /data %d", first))
+	second := disturbed("/vol", "vol", 3, func() { s.Kill(); s.Start() })
+	g.Run(fmt.Sprintf("sync; verify /vol %d; verify /data %d", second, first))
 	if out := g.Run("dmesg | grep -i -E 'I/O error|ext4-fs (error|warning)|remounted read-only|blk_update' || true"); strings.TrimSpace(out) != "" {
 		t.Errorf("the guest saw errors:\n%s", out)
 	}
 	g.Run("umount /vol; mount -o remount,ro /")
-	t.Logf("up in %v; 3 restarts and 3 kills under writes in %v", g.BootTime, time.Since(began).Round(time.Millisecond))
+	t.Logf("up in %v; 3 restarts under %d writes and 3 kills under %d in %v", g.BootTime, first, second, time.Since(began).Round(time.Millisecond))
 	g.PowerCut()
 	for _, export := range []string{"root", "vol"} {
 		out := filepath.Join(harness.TempDir(t), export)
