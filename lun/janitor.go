@@ -143,12 +143,20 @@ func (j *janitor) chores() {
 		p.takeBackOver()
 		p.followWarnings()
 		p.keepBallast()
-		if j.take(jobReclaim) {
+		if j.take(jobReclaim) || n%30 == 29 && p.deletedLeft() {
 			if err := p.Reclaim(); err != nil {
 				p.event("reclaim", "", "giving space back stopped: "+err.Error())
 			}
 		}
 	}
+}
+
+// deletedLeft says whether there are deleted versions: some waited for a client
+// to detach, or are hidden while the versions that need them go on replacing blocks.
+func (p *Pool) deletedLeft() bool {
+	p.treeMu.RLock()
+	defer p.treeMu.RUnlock()
+	return p.tree.DeletedCount() > 0
 }
 
 // stopping says that the pool is about to be closed.
