@@ -132,14 +132,10 @@ func (p *Pool) emptySegment(number uint64) (moved int64, err error) {
 	if err != nil {
 		return 0, p.damaged(number, err)
 	}
-	p.markForgotten(all)
 	slices.SortStableFunc(all, func(a, b placed) int {
 		return cmp.Or(cmp.Compare(a.version, b.version), cmp.Compare(a.block, b.block))
 	})
 	for len(all) > 0 {
-		if all[0].version == forgotten && p.space.of(number).live.Load() == 0 {
-			break // they are all dead
-		}
 		n := 1
 		for n < len(all) && all[n].version == all[0].version && all[n].block/cow.PageBlocks == all[0].block/cow.PageBlocks {
 			n++
@@ -172,21 +168,22 @@ type holder struct {
 }
 
 // movePage moves the live ones among the blocks of one page that one version
-// wrote, or that forgotten ones did. adminMu keeps merges and structural changes
-// away meanwhile.
+// wrote. adminMu keeps merges and structural changes away meanwhile.
 func (p *Pool) movePage(number uint64, ps []placed) (int64, error) {
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
 	num := ps[0].block / cow.PageBlocks
-	holders, err := p.holders(ps)
-	if err != nil {
-		return 0, err
+	canon := p.tree.Canonical(ps[0].version) // also of an id that was merged and forgotten
+	v := p.tree.Version(canon)
+	if v == nil {
+		return 0, nil // freed
 	}
+	p.settle(v.Branch, num, canon, nil)
 	var rec cow.Record
 	moved := int64(0)
-	for _, h := range holders {
-		p.settle(h.branch, num, h.raw, nil)
-		raw := h.raw
+	for _, raw := range p.tree.Group(canon, nil) {
+		h := holder{raw, p.tree.Version(raw).Branch}
+		p.settle(h.branch, num, raw, nil)
 		ok, err := p.ownRecord(h.branch, num, raw, &rec)
 		if err != nil {
 			return moved, err
