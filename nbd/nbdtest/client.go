@@ -301,6 +301,9 @@ func (c *Client) Receive(read int) Reply {
 func (c *Client) Do(flags, typ uint16, off, length uint64, payload []byte) Reply {
 	c.T.Helper()
 	c.cookie++
+	if c.Extended && typ == CmdWrite {
+		flags |= FlagPayload
+	}
 	c.Send(append(c.Request(flags, typ, c.cookie, off, length), payload...))
 	read := 0
 	if typ == CmdRead {

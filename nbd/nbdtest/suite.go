@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 
@@ -40,6 +41,14 @@ func Suite(t *testing.T, open func(t *testing.T) (nbd.Backend, string)) {
 			suiteModel(t, Attach(t, addr, export, structured))
 		})
 	}
+	run("model/extended", func(t *testing.T, addr net.Addr, export string) {
+		c := Dial(t, addr)
+		c.MustAck(OptExtended, nil)
+		c.Structured, c.Extended = true, true
+		c.Go(export)
+		suiteModel(t, c)
+	})
+	run("changed", suiteChanged)
 	run("sizes", suiteSizes)
 	run("connections", suiteConnections)
 	run("allocation", suiteAllocation)
@@ -134,8 +143,16 @@ func suiteModel(t *testing.T, c *Client) {
 			c.Must(flags, CmdWrite, at, uint64(n), p)
 			copy(model[off:], p)
 		case 3:
-			c.Must(flags|uint16(rng.IntN(2)*FlagNoHole), CmdZero, at, uint64(n), nil)
-			clear(model[off : off+n])
+			flags |= uint16(rng.IntN(2) * FlagNoHole)
+			if c.Flags&(1<<11) != 0 {
+				flags |= uint16(rng.IntN(2) * FlagFastZero)
+			}
+			switch r := c.Do(flags, CmdZero, at, uint64(n), nil); {
+			case r.Errno == 0:
+				clear(model[off : off+n])
+			case r.Errno != ENOTSUP || flags&FlagFastZero == 0:
+				t.Fatalf("WRITE_ZEROES %#x %d+%d: error %d %s", flags, off, n, r.Errno, r.Text)
+			}
 		case 4:
 			c.Must(flags, CmdTrim, at, uint64(n), nil)
 			copy(model[off:], c.Read(at, n))
@@ -267,6 +284,48 @@ func suiteAllocation(t *testing.T, addr net.Addr, export string) {
 		t.Errorf("REQ_ONE: %v", list)
 	}
 	c.Disc()
+}
+
+// suiteChanged: of an export that compares with snapshots, what is written is
+// changed from then on, over the whole range once and in one order.
+func suiteChanged(t *testing.T, addr net.Addr, export string) {
+	c := Dial(t, addr)
+	c.MustAck(OptStructuredReply, nil)
+	c.Structured = true
+	list := c.Option(OptListMeta, MetaData(export, "lunar:changed:"))
+	if len(list) < 2 {
+		t.Log("no snapshots to compare with")
+		return
+	}
+	for _, prefix := range []string{"lunar:changed:", "qemu:dirty-bitmap:"} {
+		name := prefix + strings.TrimPrefix(string(list[0].Data[4:]), "lunar:changed:")
+		c := Dial(t, addr)
+		c.MustAck(OptStructuredReply, nil)
+		c.Structured = true
+		if r := c.Option(OptSetMeta, MetaData(export, name)); len(r) != 2 || string(r[0].Data[4:]) != name {
+			t.Fatalf("SET_META_CONTEXT %s: %v", name, r)
+		}
+		c.Go(export)
+		p := make([]byte, 4096)
+		for i := range p {
+			p[i] = byte(rand.Uint32())
+		}
+		for _, block := range []uint64{3, 700, suiteSize/4096 - 1} {
+			c.Write(block*4096, p)
+			if s := c.Status(FlagReqOne, block*4096, 4096); len(s) != 1 || s[0] != [2]uint64{4096, 1} {
+				t.Errorf("%s: block %d was written and is %v", name, block, s)
+			}
+		}
+		for at := uint64(0); at < suiteSize; {
+			for _, e := range c.Status(0, at, suiteSize-at) {
+				if e[0] == 0 || e[1] > 1 {
+					t.Fatalf("%s: extent %v", name, e)
+				}
+				at += e[0]
+			}
+		}
+		c.Disc()
+	}
 }
 
 // suitePipeline: many requests at once, FLUSH and FUA among them, each answered
