@@ -171,7 +171,7 @@ func TestLiveSuite(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				if _, err := p.CreateLUN(t.Context(), lun.CreateLUN{Name: "disk", SizeBytes: 8<<20 + 512}); err != nil {
+				if _, err := p.CreateLUN(t.Context(), lun.CreateLUN{Name: "disk", SizeBytes: 8<<20 + 512, QoS: lun.QoS{IOPS: 1e6, BytesPerSecond: 1 << 40}}); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := p.CreateSnapshots(t.Context(), []lun.SnapshotRequest{{LUN: "disk", Name: "a"}}, lun.SnapshotOptions{}); err != nil {
