@@ -21,7 +21,7 @@ PACKAGES := gcc libc6-dev git qemu-system-x86 qemu-utils nbdkit libnbd-bin pytho
             linux-image-cloud-amd64 busybox-static xfsprogs e2fsprogs strace
 
 .PHONY: help build run tools test test-unit test-rules test-integration test-guest test-long \
-        crash fuzz bench bench-quick bench-versions bench-versions-quick bench-versions-many lint vet clean
+        crash fuzz bench bench-quick bench-versions bench-versions-quick bench-versions-many bench-capacity lint vet clean
 
 help: ## List the targets
 	@echo "Lunar $(VERSION). Targets:"
@@ -98,6 +98,9 @@ bench-versions-quick: tools build ## The same in small, a few minutes
 
 bench-versions-many: tools build ## 65,536 snapshots of one LUN
 	go run ./integration/bench -lunar $(BIN) -out docs/bench -versions many
+
+bench-capacity: tools build ## Amplification by pool use, the way to an area's limit, disk beside the account (5 minutes, root)
+	LUNAR_FIGURES=$(CURDIR)/docs/bench LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 30m -run TestCapacityFigures ./integration/figures
 
 lint: ## gofmt, go vet, golangci-lint (built into bin/ at a pinned version)
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$bad" ] || { echo "not gofmt'ed: $$bad"; exit 1; }

@@ -14,7 +14,7 @@ import (
 // fit is refused and changes nothing.
 func TestQuotaChanges(t *testing.T) {
 	onSmall(t, func(t *testing.T, fs *harness.SmallFS) {
-		length := 10 * time.Second
+		length := 6 * time.Second
 		if harness.Long() {
 			length = 5 * time.Minute
 		}
@@ -72,7 +72,7 @@ func (q *quotas) changeFor(length time.Duration) {
 	q.t.Helper()
 	for ends := time.Now().Add(length); time.Now().Before(ends) && !q.t.Failed(); {
 		name := []string{"thin", "thick"}[q.random.IntN(2)]
-		switch q.random.IntN(8) {
+		switch q.random.IntN(10) {
 		case 0:
 			q.set("reservation", "set", name, "--reserve", q.amount(0, 60))
 		case 1, 2:
@@ -81,11 +81,34 @@ func (q *quotas) changeFor(length time.Duration) {
 			q.set("reservation", "set", name, "--reserve", "900M", "--limit", "none") // cannot fit
 		case 4:
 			q.set("reservation", "set", name, "--reserve", fmt.Sprintf("%d%%", q.random.IntN(30)), "--limit", "none")
+		case 5, 6:
+			q.resize()
 		default:
 			q.taken++
 			q.s.Lunar("snapshot", "create", fmt.Sprintf("%s@q%d", name, q.taken))
 		}
 		q.look()
+	}
+}
+
+// resize makes the pool larger or smaller, now and then smaller than what was promised.
+func (q *quotas) resize() {
+	q.t.Helper()
+	before := q.s.Pool().CapacityBytes
+	mebibytes := int64(300 + q.random.IntN(1200))
+	r := q.s.Run("pool", "resize", fmt.Sprintf("%dM", mebibytes))
+	now := q.s.Pool().CapacityBytes
+	if r.Status == 0 {
+		q.made++
+		if now != mebibytes*mib {
+			q.t.Errorf("resized to %d MiB, the pool says %d bytes", mebibytes, now)
+		}
+		return
+	}
+	q.refused++
+	r.MustRefuse(q.t)
+	if now != before {
+		q.t.Errorf("a refused resize changed the capacity from %d to %d bytes", before, now)
 	}
 }
 

@@ -91,7 +91,7 @@ func checkDisk(t *testing.T, s *harness.Server, what string) {
 func TestFullPool(t *testing.T) {
 	harness.Need(t, "fio")
 	onSmall(t, func(t *testing.T, fs *harness.SmallFS) {
-		const thick = 384 * mib
+		const thick = 192 * mib
 		s := fs.Serve()
 		if size := segmentBytes(t, s); size != 4*mib {
 			t.Errorf("segments of %d bytes on a small file system", size)
@@ -134,9 +134,6 @@ func TestFullPool(t *testing.T) {
 		t.Logf("deleting the snapshot was to free %d MiB; %d MiB were written then", freed/mib, again/mib)
 		if again < freed*9/10 {
 			t.Errorf("%d bytes were freed, and %d could be written", freed, again)
-		}
-		if err := fioVerify(s, "thick", thick, 3); err != nil {
-			t.Fatalf("a thick LUN in a pool that is full again: %v\n%s", err, s.Log())
 		}
 		if err := thin.Flush(); err != nil {
 			t.Error(err)

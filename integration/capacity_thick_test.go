@@ -12,7 +12,7 @@ import (
 // blocks die all over the segments, and there is hardly any slack: the cleaner must keep up, and no write may fail.
 func TestThickForever(t *testing.T) {
 	t.Parallel()
-	disk, length, times := int64(smallSize/2), 20*time.Second, int64(1)
+	disk, length, times := int64(768*mib), 15*time.Second, int64(1)
 	if harness.Long() {
 		disk, length, times = smallSize, 10*time.Minute, 4
 	}

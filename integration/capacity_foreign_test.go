@@ -1,0 +1,96 @@
+package integration
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"lunar/integration/harness"
+)
+
+// TestForeignPreallocated: another program takes all that the file system has left. With `preallocate` what the pool offered
+// is still there: a thick LUN is written to its last byte, and a thin one gets the rest.
+func TestForeignPreallocated(t *testing.T) {
+	harness.Need(t, "fio")
+	onSmall(t, func(t *testing.T, fs *harness.SmallFS) {
+		const thick = 192 * mib
+		s := fs.Serve("--preallocate")
+		s.Lunar("lun", "create", "thick", fmt.Sprint(thick), "--thick", "--reserve", "0")
+		s.Lunar("lun", "create", "thin", "8G")
+		for deadline := time.Now().Add(30 * time.Second); len(events(t, s, "is preallocated")) == 0; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the pool is not preallocated after 30 s\n%s", s.Log())
+			}
+		}
+		offered := s.Pool().FreeBytes
+		eaten := fs.Eat(smallSize)
+		if eaten > smallSize/8 {
+			t.Fatalf("a foreign program could take %d MiB beside a pool with preallocate", eaten/mib)
+		}
+		thin := s.Dial("thin")
+		written := fillUp(t, thin, 0, 8*gib, 1)
+		t.Logf("a foreign program took %d MiB; of %d MiB offered, %d were written", eaten/mib, offered/mib, written/mib)
+		if offered-written > 64*mib {
+			t.Errorf("ENOSPC after %d of %d MiB", written/mib, offered/mib)
+		}
+		if err := fioVerify(s, "thick", thick, 1); err != nil {
+			t.Fatalf("a thick LUN: %v\n%s", err, s.Log())
+		}
+		checkFilled(t, thin, 0, written, 1)
+		s.Restart()
+		checkFilled(t, s.Dial("thin"), 0, written, 1)
+	})
+}
+
+// TestForeign: without `preallocate` another program can take what was promised. The server says so, writers wait, and all
+// of them are served once the space is back.
+func TestForeign(t *testing.T) {
+	onSmall(t, func(t *testing.T, fs *harness.SmallFS) {
+		const size, left = 512 * mib, 160 * mib
+		s := fs.Serve()
+		s.Lunar("lun", "create", "d", fmt.Sprint(size), "--thick", "--reserve", "0")
+		c := s.Dial("d")
+		fillUp(t, c, 0, 16*mib, 1)
+		_, free := fs.Usage()
+		fs.Eat(free - left)
+		wrote := make(chan error, 1)
+		progress := make(chan int64, size/mib)
+		go func() {
+			p := make([]byte, mib)
+			for off := int64(0); off < size; off += mib {
+				fill(p, uint64(off)+2)
+				if err := c.Write(p, off, false); err != nil {
+					wrote <- fmt.Errorf("at %d MiB: %w", off/mib, err)
+					return
+				}
+				progress <- off
+			}
+			wrote <- c.Flush()
+		}()
+		// Until nothing comes any more.
+		reached := int64(0)
+		for idle := false; !idle; {
+			select {
+			case reached = <-progress:
+			case err := <-wrote:
+				t.Fatalf("a writer that lacks space on the file system did not wait: %v\n%s", err, s.Log())
+			case <-time.After(2 * time.Second):
+				idle = true
+			}
+		}
+		said := events(t, s, "file system")
+		t.Logf("with %d MiB left, %d MiB were written; the server said %q", left/mib, reached/mib, said)
+		if len(said) == 0 {
+			t.Errorf("no event says that the file system is fuller than promised")
+		}
+		if check := s.Run("status", "--check"); check.Status != 1 && check.Status != 2 {
+			t.Errorf("status --check: %d while the file system is full\n%s", check.Status, check.Stdout)
+		}
+		checkFilled(t, s.Dial("d"), 0, reached, 2)
+		fs.TakeBack()
+		if err := <-wrote; err != nil {
+			t.Errorf("the space is back, and a writer that waited got %v\n%s", err, s.Log())
+		}
+		checkFilled(t, c, 0, size, 2)
+	})
+}
