@@ -271,16 +271,23 @@ func (p *Pool) readIdentity() error {
 }
 
 func (p *Pool) openIndex() error {
-	x, err := index.Open(index.Options{
-		FS: p.fs, Dir: p.path(indexDir), CacheBytes: max(8<<20, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
-		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: p.opts.ReadOnly,
-		MustExist: !p.fresh, Deterministic: p.opts.Manual, MemTableBytes: p.memTable(),
-	})
+	x, err := p.tryIndex()
+	if errors.Is(err, index.ErrNoRoom) && p.ballast.yield(4) > 0 {
+		x, err = p.tryIndex() // with what the ballast kept for it
+	}
 	if err != nil {
 		return indexError(p.opts.Dir, err)
 	}
 	p.index = x
 	return nil
+}
+
+func (p *Pool) tryIndex() (*index.Index, error) {
+	return index.Open(index.Options{
+		FS: p.fs, Dir: p.path(indexDir), CacheBytes: max(8<<20, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
+		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: p.opts.ReadOnly,
+		MustExist: !p.fresh, Deterministic: p.opts.Manual, MemTableBytes: p.memTable(),
+	})
 }
 
 // memTable is how much the index keeps in memory and in its own log before it
