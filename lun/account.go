@@ -70,7 +70,7 @@ func (p *Pool) admitManual(blocks, entries int) error {
 		ctx, cancel := context.WithTimeout(background(), 50*time.Millisecond)
 		err := p.log.Admit(ctx, blocks, entries)
 		cancel()
-		late := !errors.Is(err, segment.ErrFull) && try < 200 || try < 4
+		late := !errors.Is(err, segment.ErrFull) && try < 600 || try < 40
 		if !late || !errors.Is(err, context.DeadlineExceeded) {
 			return p.logError(err)
 		}

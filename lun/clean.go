@@ -33,7 +33,7 @@ func (p *Pool) victims() []victim {
 }
 
 // Clean gives dead space back now: it moves what is live out of segments that
-// are less than nine tenths live, and releases them.
+// are less than 97 % live, and releases them: then the disk and the ledger agree.
 func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 	if err := p.writable(); err != nil {
 		return p.Status(), err
@@ -49,7 +49,7 @@ func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 	}
 	// One pass: what is moved now is as dense as it gets.
 	done, moved := 0, int64(0)
-	for vs := bestVictims(p.victims(), 90, true, 1<<30); len(vs) > 0; {
+	for vs := bestVictims(p.victims(), 97, true, 1<<30); len(vs) > 0; {
 		n := min(len(vs), 64)
 		k, blocks, err := p.cleanSegments(vs[:n])
 		if err != nil {

@@ -142,6 +142,7 @@ func (j *janitor) chores() {
 		}
 		p.takeBackOver()
 		p.followWarnings()
+		p.noteRates()
 		p.keepBallast()
 		if j.take(jobReclaim) || n%30 == 29 && p.deletedLeft() {
 			if err := p.Reclaim(); err != nil {

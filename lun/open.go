@@ -342,7 +342,8 @@ func (p *Pool) recover() error {
 	}
 	if c := p.opts.Capacity; c > 0 && c != p.state.capacity() {
 		if err := p.resize(c); err != nil {
-			return err
+			// Who is served now must not lose that for a number that was right once.
+			p.event("warning", "", fmt.Sprintf("the pool keeps its capacity of %s: %v", human(p.state.capacity()), err))
 		}
 	}
 	if p.opts.ReadOnly {

@@ -116,6 +116,7 @@ type Pool struct {
 	merges       atomic.Uint64 // odd while records of a page are being joined
 	pressed      sync.Map      // cow.LUNID → true where an area is nearly full
 	coming       comingBack
+	rates        areaRates
 	inVain       map[cow.LUNID]time.Time // when recycling ahead found nothing; guarded by adminMu
 	overSeen     time.Time               // when borrowed space was last taken back; janitor only
 	lost         []string                // what recovery gave up, for people

@@ -14,37 +14,31 @@ import (
 
 // CreateLUN makes an empty LUN. A thick one, and any reserve, is promised first.
 func (p *Pool) CreateLUN(_ context.Context, r CreateLUN) (LUNInfo, error) {
-	return p.promise(r.Name, func() (LUNInfo, error) { return p.createLUN(r) })
+	return p.promise(r.Name, r.Name, func() (LUNInfo, error) { return p.createLUN(r) })
 }
 
 // Clone makes a new LUN that begins as a snapshot's content, or as a LUN's
 // content now. It shares the blocks and depends on nothing.
 func (p *Pool) Clone(_ context.Context, lun, snap, to string, thick bool) (LUNInfo, error) {
-	return p.promise(to, func() (LUNInfo, error) { return p.clone(lun, snap, to, thick) })
+	return p.promise(to, lun, func() (LUNInfo, error) { return p.clone(lun, snap, to, thick) })
 }
 
 // update replaces a LUN's catalogue entry as edit changes it.
 func (p *Pool) update(name string, edit func(*cow.LUN) error) (LUNInfo, error) {
-	return p.promise(name, func() (LUNInfo, error) { return p.tryUpdate(name, edit) })
+	return p.promise(name, name, func() (LUNInfo, error) { return p.tryUpdate(name, edit) })
 }
 
 // promise carries out a change that promises space. If the pool lacks it, borrowed
 // space is taken back, and the change is tried once more when it is there.
-func (p *Pool) promise(lun string, change func() (LUNInfo, error)) (LUNInfo, error) {
+func (p *Pool) promise(lun, except string, change func() (LUNInfo, error)) (LUNInfo, error) {
 	info, err := change()
 	var short *reservation.ShortError
 	if !errors.As(err, &short) {
 		return info, err
 	}
-	p.adminMu.Lock()
-	id := cow.LUNID(0)
-	if l, err := p.tree.LUNByName(lun); err == nil {
-		id = l.ID
-	}
-	enough, planErr := p.takeBack(short.Blocks, true, id, "recycled: the space that it had borrowed is promised to "+lun)
-	p.adminMu.Unlock()
-	if planErr != nil || !enough {
-		return info, errors.Join(err, planErr)
+	enough, takeErr := p.takeBackFor(lun, except, short.Blocks)
+	if takeErr != nil || !enough {
+		return info, errors.Join(err, takeErr)
 	}
 	if err := p.Reclaim(); err != nil {
 		return info, err
@@ -52,43 +46,65 @@ func (p *Pool) promise(lun string, change func() (LUNInfo, error)) (LUNInfo, err
 	return change()
 }
 
-// takeBack drops snapshots of LUNs that borrowed space for need blocks that a promise
-// lacks: those of the LUN that borrowed most first, never below a reserve. Where all of
-// it is too little for the promise, nothing is dropped. Called with adminMu.
-func (p *Pool) takeBack(need int64, whole bool, except cow.LUNID, why string) (enough bool, err error) {
-	type plan struct {
-		lun   *cow.LUN
-		ids   []cow.VersionID
-		frees int64
+// takeBackFor takes back what a promise to a LUN lacks, but nothing of the LUN except
+// (a clone needs its source), and nothing at all if what can be had is too little.
+func (p *Pool) takeBackFor(lun, except string, need int64) (enough bool, err error) {
+	p.adminMu.Lock()
+	defer p.adminMu.Unlock()
+	id := cow.LUNID(0)
+	if l, err := p.tree.LUNByName(except); err == nil {
+		id = l.ID
 	}
-	var plans []plan
-	short := need - p.ledger.Totals().Pending
-	for tried := p.ledger.Snapshot().Accounts; short > 0; {
-		from := reservation.PlanTakeBack(tried, short, uint64(except))
+	plan, short, err := p.planTakeBack(need, id)
+	if err != nil || short > 0 {
+		return false, err
+	}
+	return true, p.take(plan, "recycled: the space that it had borrowed is promised to "+lun)
+}
+
+// taking is what is taken back of one LUN.
+type taking struct {
+	lun   *cow.LUN
+	ids   []cow.VersionID
+	frees int64
+}
+
+// planTakeBack chooses snapshots of LUNs that borrowed space, for need blocks: of the
+// LUN that borrowed most first, never below a reserve. short is what is lacking even
+// then. Called with adminMu.
+func (p *Pool) planTakeBack(need int64, except cow.LUNID) (plan []taking, short int64, err error) {
+	short = need - p.ledger.Totals().Pending
+	for left := p.ledger.Snapshot().Accounts; short > 0; {
+		from := reservation.PlanTakeBack(left, short, uint64(except))
 		if len(from) == 0 {
 			break
 		}
 		l := p.tree.LUN(cow.LUNID(from[0].ID))
 		ids, frees, err := p.oldestFreeing(l, from[0].Blocks, p.borrowed(l.ID))
 		if err != nil {
-			return false, err
+			return nil, short, err
 		}
 		if frees > 0 {
-			plans = append(plans, plan{l, ids, frees})
+			plan = append(plan, taking{l, ids, frees})
 			short -= frees
 		}
-		tried = without(tried, from[0].ID)
+		left = without(left, from[0].ID)
 	}
-	if short > 0 && whole {
-		return false, nil
-	}
-	for _, x := range plans {
+	return plan, short, nil
+}
+
+// take carries a plan out. Called with adminMu.
+func (p *Pool) take(plan []taking, why string) error {
+	for _, x := range plan {
+		if len(x.ids) == 0 {
+			continue
+		}
 		if err := p.deleteVersions(x.ids, why); err != nil {
-			return false, err
+			return err
 		}
 		p.expect(x.lun.ID, x.frees)
 	}
-	return short <= 0, nil
+	return nil
 }
 
 func without(all []reservation.Entry, id uint64) (out []reservation.Entry) {
@@ -111,7 +127,21 @@ func (p *Pool) takeBackOver() {
 	defer p.adminMu.Unlock()
 	p.overSeen = time.Now()
 	t := p.ledger.Totals()
-	if _, err := p.takeBack(t.Over-t.Foreign, false, 0, "recycled: the space that it had borrowed is needed for what is promised"); err != nil {
+	plan, _, err := p.planTakeBack(t.Over-t.Foreign, 0)
+	if err == nil {
+		err = p.take(plan, "recycled: the space that it had borrowed is needed for what is promised")
+	}
+	if err != nil {
 		p.event("recycle", "", "recycling failed: "+err.Error())
 	}
+}
+
+// areaIsFull says whether nothing more fits into a LUN's area: it is at its limit, or
+// beyond its reserve and the pool has nothing to lend.
+func (p *Pool) areaIsFull(id cow.LUNID) bool {
+	a := p.reserved(id)
+	if a.Limit >= 0 && a.Area >= a.Limit {
+		return true
+	}
+	return a.Area >= a.Reserve && a.Area > 0 && p.ledger.Totals().Free == 0
 }

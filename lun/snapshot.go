@@ -79,7 +79,7 @@ func (p *Pool) freezes(reqs []SnapshotRequest, o SnapshotOptions, now time.Time)
 		if err := CheckName("snapshot", name); err != nil {
 			return nil, err
 		}
-		if a := p.reserved(l.ID); l.OnFull == OnFullFreeze && a.Limit >= 0 && a.Area >= a.Limit {
+		if l.OnFull == OnFullFreeze && p.areaIsFull(l.ID) {
 			return nil, Errorf(ErrNoSpace, "LUN %q: its snapshot area is full and its policy is freeze; delete snapshots, or raise the limit with `lunar reservation set %s --limit`", l.Name, l.Name)
 		}
 		fs = append(fs, cow.Freeze{LUN: l.ID, Name: name, Meta: meta})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 
 	"lunar/cow"
 	"lunar/reservation"
@@ -94,18 +95,50 @@ func (p *Pool) reservationInfo(l *cow.LUN) ReservationInfo {
 	return out
 }
 
-// fullIn foresees when the area reaches its limit at the rate at which it grew
-// since its oldest snapshot.
+// fullIn foresees when the area reaches its limit: at the faster of the rates at which
+// it grew in the last hour and in the last day. Until one of them is known after a
+// start, it is the rate since its oldest snapshot.
 func (p *Pool) fullIn(l *cow.LUN, a reservation.Account) (days float64, ok bool) {
-	s := p.tree.Snapshots(l.ID)
-	if a.Limit < 0 || len(s) == 0 || a.Area == 0 {
-		return 0, false
+	rates := p.rates.of(l.ID, p.now().Unix(), a.Area)
+	if s := p.tree.Snapshots(l.ID); len(rates) == 0 && len(s) > 0 {
+		if age := p.now().Sub(s[0].Created).Hours() / 24; age > 0 {
+			rates = append(rates, float64(a.Area)/age)
+		}
 	}
-	age := p.now().Sub(s[0].Created).Hours() / 24
-	if age <= 0 {
-		return 0, false
+	return reservation.FullIn(rates, a.Area, a.Limit)
+}
+
+// areaRates remembers how the areas grew, in memory only.
+type areaRates struct {
+	mu sync.Mutex
+	by map[cow.LUNID]*reservation.History
+}
+
+func (r *areaRates) of(id cow.LUNID, at, used int64) []float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h := r.by[id]; h != nil {
+		return h.Rates(at, used)
 	}
-	return float64(max(a.Limit-a.Area, 0)) / (float64(a.Area) / age), true
+	return nil
+}
+
+// noteRates takes a sample of every area. The janitor calls it.
+func (p *Pool) noteRates() {
+	at := p.now().Unix()
+	all := p.ledger.Snapshot().Accounts
+	p.rates.mu.Lock()
+	defer p.rates.mu.Unlock()
+	old := p.rates.by
+	p.rates.by = make(map[cow.LUNID]*reservation.History, len(all))
+	for _, e := range all {
+		h := old[cow.LUNID(e.ID)]
+		if h == nil {
+			h = &reservation.History{}
+		}
+		h.Note(at, e.Area)
+		p.rates.by[cow.LUNID(e.ID)] = h
+	}
 }
 
 // Reservation describes one LUN's capacity with the arithmetic line by line.
@@ -135,20 +168,48 @@ func (p *Pool) SetReservation(_ context.Context, name string, r SetReservation) 
 		}
 		return checkPolicy(*l)
 	}
-	info, drop, err := p.planReservation(name, edit)
+	info, drop, err := p.planReservation(name, edit, r.DryRun)
 	if err != nil || r.DryRun {
 		return info, names(drop), err
 	}
 	if _, err := p.update(name, edit); err != nil {
 		return info, nil, err
 	}
-	if len(drop) > 0 {
-		if _, err := p.DeleteSnapshots(background(), drop, DeleteOptions{}); err != nil {
-			return info, nil, err
-		}
+	went, err := p.shrinkArea(name)
+	if err != nil {
+		return info, went, err
 	}
 	info, _, err = p.Reservation(name)
-	return info, names(drop), err
+	return info, went, err
+}
+
+// shrinkArea drops the oldest snapshots of an area that is recycled and above its
+// limit, as far as they can go, and returns their names.
+func (p *Pool) shrinkArea(name string) ([]string, error) {
+	p.adminMu.Lock()
+	defer p.adminMu.Unlock()
+	l, err := p.tree.LUNByName(name)
+	if err != nil {
+		return nil, apiErr(err)
+	}
+	a := p.reserved(l.ID)
+	need := a.Area - a.Limit - p.comingOf(l.ID)
+	if a.Limit < 0 || need <= 0 || l.OnFull != OnFullRecycle {
+		return []string{}, nil
+	}
+	ids, frees, err := p.oldestFreeing(l, need, reservation.NoLimit)
+	if err != nil {
+		return nil, err
+	}
+	went := names(p.refs(l, ids))
+	return went, p.take([]taking{{l, ids, frees}}, "recycled: the limit of the snapshot area was lowered")
+}
+
+func (p *Pool) refs(l *cow.LUN, ids []cow.VersionID) (refs []SnapshotRef) {
+	for _, id := range ids {
+		refs = append(refs, SnapshotRef{LUN: l.Name, Name: p.tree.Version(id).Name})
+	}
+	return refs
 }
 
 func names(refs []SnapshotRef) []string {
@@ -160,7 +221,7 @@ func names(refs []SnapshotRef) []string {
 }
 
 // planReservation says which snapshots a new policy would drop.
-func (p *Pool) planReservation(name string, edit func(*cow.LUN) error) (ReservationInfo, []SnapshotRef, error) {
+func (p *Pool) planReservation(name string, edit func(*cow.LUN) error, dry bool) (ReservationInfo, []SnapshotRef, error) {
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
 	l, err := p.tree.LUNByName(name)
@@ -178,16 +239,37 @@ func (p *Pool) planReservation(name string, edit func(*cow.LUN) error) (Reservat
 	now := p.reserved(l.ID)
 	info := p.reservationInfo(l)
 	var drop []SnapshotRef
+	if dry {
+		if drop, err = p.promiseWouldTake(l, a); err != nil {
+			return info, nil, err
+		}
+	}
 	if a.Limit >= 0 && now.Area > a.Limit && n.OnFull == OnFullRecycle {
 		ids, _, err := p.oldestFreeing(l, now.Area-a.Limit-p.comingOf(l.ID), reservation.NoLimit)
 		if err != nil {
 			return info, nil, err
 		}
-		for _, id := range ids {
-			drop = append(drop, SnapshotRef{LUN: l.Name, Name: p.tree.Version(id).Name})
-		}
+		drop = append(drop, p.refs(l, ids)...)
 	}
 	return info, drop, nil
+}
+
+// promiseWouldTake names the snapshots of others that go if a LUN is promised what a
+// says, or says why that is refused. Called with adminMu.
+func (p *Pool) promiseWouldTake(l *cow.LUN, a reservation.Account) (drop []SnapshotRef, err error) {
+	err = p.ledger.TryPolicy(uint64(l.ID), a.Reserve, a.Limit, a.OnFull)
+	var lack *reservation.ShortError
+	if !errors.As(err, &lack) {
+		return nil, err
+	}
+	plan, short, planErr := p.planTakeBack(lack.Blocks, l.ID)
+	if planErr != nil || short > 0 {
+		return nil, Errorf(ErrNoSpace, "LUN %q: %w", l.Name, errors.Join(err, planErr))
+	}
+	for _, x := range plan {
+		drop = append(drop, p.refs(x.lun, x.ids)...)
+	}
+	return drop, nil
 }
 
 // Status is the capacity of the pool.

@@ -129,6 +129,8 @@ func (l *Ledger) missing(e *entry, ask unsettled, grow int64) Decision {
 
 	liveOnly := unsettled{live: ask.live}
 	if liveGrow := e.Account.charge(e.unsettled.plus(liveOnly)) - e.charged; liveGrow <= max(free, 0) {
+		// Inside its reserve the area needs nothing of the pool.
+		need = min(need, max(e.areaAtMost(e.unsettled.plus(ask))-e.Reserve-e.coming, 0))
 		d := areaFull(e, need, hope || need <= e.coming)
 		d.Foreign = foreign
 		return d
