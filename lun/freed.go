@@ -26,21 +26,13 @@ func (p *Pool) wouldFree(ids []cow.VersionID) (int64, error) {
 	}
 	before := release{p: p, gone: func(id cow.VersionID) bool { return p.tree.Version(id).State == cow.Deleted }}
 	after := release{p: p, gone: func(id cow.VersionID) bool { return gone[id] || before.gone(id) }}
-	var total int64
-	for _, id := range p.concerned(ids, after.gone) {
-		n, err := after.freed(id)
-		if err != nil {
-			return 0, err
-		}
-		total += n
-		if before.gone(id) {
-			if n, err = before.freed(id); err != nil {
-				return 0, err
-			}
-			total -= n
-		}
+	concerned := p.concerned(ids, after.gone)
+	total, err := after.freedAll(concerned)
+	if err != nil {
+		return 0, err
 	}
-	return total, nil
+	coming, err := before.freedAll(slices.DeleteFunc(concerned, func(id cow.VersionID) bool { return !before.gone(id) }))
+	return total - coming, err
 }
 
 // concerned lists the versions whose blocks may be freed with ids: these, and
@@ -114,6 +106,57 @@ func line0(line []cow.VersionID, id cow.VersionID) cow.VersionID {
 		return line[0]
 	}
 	return id
+}
+
+// freedAll is freed for many versions, ascending. What lies on one line is summed
+// up in one walk: each of the line looks at what it replaced itself.
+func (r *release) freedAll(ids []cow.VersionID) (total int64, err error) {
+	on := map[cow.VersionID]bool{}
+	end := map[cow.VersionID]cow.VersionID{} // of a version on a line → the one left below it
+	for _, id := range slices.Backward(ids) {
+		if r.below(id).left == 1 {
+			on[id] = true
+			r.followLine(id, end)
+			continue
+		}
+		n, err := r.freed(id)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	t := r.p.tree
+	var group []cow.VersionID
+	r.p.overlay.mu.RLock()
+	defer r.p.overlay.mu.RUnlock()
+	for above, left := range end {
+		next := r.below(above).next
+		group = t.Group(next, group[:0])
+		for _, x := range group {
+			for _, pair := range r.p.overlay.replaced[x] {
+				if o := t.Canonical(pair.owner); o != next && on[o] && end[o] == left {
+					total += pair.n
+				}
+			}
+		}
+	}
+	return total, nil
+}
+
+// followLine notes for a version and all gone ones below it which one is left.
+func (r *release) followLine(id cow.VersionID, end map[cow.VersionID]cow.VersionID) {
+	var line []cow.VersionID
+	for r.gone(id) {
+		if left, known := end[id]; known {
+			id = left
+			break
+		}
+		line = append(line, id)
+		id = r.below(id).next
+	}
+	for _, v := range line {
+		end[v] = id
+	}
 }
 
 // freed counts the blocks of a gone version that nobody needs any more: all, if

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"lunar/cow"
 )
 
 var (
@@ -273,7 +275,42 @@ func growTree(t *testing.T, seed uint64) {
 		}
 	}
 	s.check()
+	foresee(t, g, s.p)
 	t.Logf("%d operations, %d crashes", len(done), crashes)
+}
+
+// foresee compares what deleting random sets would free with the sum over their
+// members, each looked at by itself.
+func foresee(t *testing.T, g *gardener, p *Pool) {
+	t.Helper()
+	p.adminMu.Lock()
+	defer p.adminMu.Unlock()
+	p.takeAll()
+	for range 30 {
+		var ids []cow.VersionID
+		for _, v := range p.tree.Versions() {
+			if v.State == cow.Snapshot && g.rng.IntN(3) > 0 {
+				ids = append(ids, v.ID)
+			}
+		}
+		got, err := p.wouldFree(ids)
+		must(t, err)
+		before := release{p: p, gone: func(id cow.VersionID) bool { return p.tree.Version(id).State == cow.Deleted }}
+		after := release{p: p, gone: func(id cow.VersionID) bool { return slices.Contains(ids, id) || before.gone(id) }}
+		want := int64(0)
+		for _, v := range p.tree.Versions() {
+			for sign, r := range map[int64]*release{1: &after, -1: &before} {
+				if v.State != cow.Alias && v.State != cow.Merging && r.gone(v.ID) {
+					n, err := r.freed(v.ID)
+					must(t, err)
+					want += sign * n
+				}
+			}
+		}
+		if got != want {
+			t.Fatalf("deleting %v would free %d blocks, one by one it is %d", ids, got, want)
+		}
+	}
 }
 
 func afterCrash(t *testing.T, c powerCut, op, before, after string) {
