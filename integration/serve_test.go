@@ -99,15 +99,16 @@ func TestNewerFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	markers, _ := filepath.Glob(filepath.Join(s.Dir, "index", "marker.lunar-index.*.1"))
+	markers, _ := filepath.Glob(filepath.Join(s.Dir, "index", "marker.lunar-index.*.*"))
 	if len(markers) != 1 {
 		t.Fatalf("markers of the index: %v", markers)
 	}
-	raised := strings.TrimSuffix(markers[0], "1") + "98"
+	format := strings.TrimPrefix(filepath.Ext(markers[0]), ".")
+	raised := strings.TrimSuffix(markers[0], format) + "98"
 	if err := os.Rename(markers[0], raised); err != nil {
 		t.Fatal(err)
 	}
-	refused("index", "format", "98", "1")
+	refused("index", "format", "98", format)
 	if err := os.Rename(raised, markers[0]); err != nil {
 		t.Fatal(err)
 	}
