@@ -46,8 +46,8 @@ type Decision struct {
 const (
 	// throttleFrom is the part of an area's limit above which writers are slowed down.
 	throttleFrom = 0.9
-	// lastPart is the part of the capacity that is lent more and more slowly.
-	lastPart = 1.0 / 64
+	// One part in lastPart of the capacity is lent more and more slowly.
+	lastPart = 64
 )
 
 // Admit asks for the worst that a write can need: growth of live (or shrinkage, if negative) and growth of the area.
@@ -76,18 +76,18 @@ func (l *Ledger) Admit(id uint64, live, area int64) Decision {
 
 // lendSlowly rises from 0 to 1 as an area that is recycled borrows the last of the pool.
 func (l *Ledger) lendSlowly(e *entry, ask unsettled) float64 {
-	last := lastPart * float64(l.capacity)
-	if e.OnFull != Recycle || ask.area+ask.move == 0 || e.areaAtMost(e.unsettled) <= e.Reserve || last < 1 {
+	last, free := l.capacity/lastPart, l.free()
+	if free >= last || e.OnFull != Recycle || ask.area+ask.move == 0 || e.areaAtMost(e.unsettled) <= e.Reserve {
 		return 0
 	}
-	return min(max(1-float64(l.free())/last, 0), 1)
+	return min(1-float64(free)/float64(last), 1)
 }
 
 // LendSlowly is how many free blocks are lent slowly.
 func (l *Ledger) LendSlowly() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return int64(lastPart * float64(l.capacity))
+	return l.capacity / lastPart
 }
 
 // checkLimit decides about growth of an area with a limit.
@@ -147,7 +147,11 @@ func (e *entry) throttle(ask unsettled) float64 {
 	if e.Limit <= 0 || e.OnFull != Recycle || ask.area+ask.move == 0 {
 		return 0
 	}
-	part := float64(e.areaAtMost(e.unsettled)) / float64(e.Limit)
+	most := e.areaAtMost(e.unsettled)
+	if most < e.Limit-e.Limit/8 {
+		return 0
+	}
+	part := float64(most) / float64(e.Limit)
 	return min(max((part-throttleFrom)/(1-throttleFrom), 0), 1)
 }
 

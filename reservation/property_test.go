@@ -3,11 +3,13 @@ package reservation
 import (
 	"errors"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // admission is an outstanding one of the random test.
@@ -367,6 +369,33 @@ func TestCheckFindsFaults(t *testing.T) {
 		if l.Check() == nil {
 			t.Errorf("Check does not find %s", what)
 		}
+	}
+}
+
+// Two million admissions a second and core are wanted: 500 ns each. The best of some short runs counts, as the machine is shared.
+func TestAdmissionRate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector slows it down: the plain run holds the bound")
+	}
+	l := New(1<<40, nil)
+	for id := range uint64(64) {
+		if err := l.Add(id, Account{Size: 1 << 30, Thick: id%2 == 0, Limit: 1 << 29}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const n = 50_000
+	best := time.Duration(math.MaxInt64)
+	for range 20 {
+		began := time.Now()
+		for i := range uint64(n) {
+			l.Admit(i&63, 1, 1)
+			l.Settle(i&63, 1, 1, 0, 0)
+		}
+		best = min(best, time.Since(began)/n)
+	}
+	t.Logf("%s for an admission and its settlement", best)
+	if best > 500*time.Nanosecond {
+		t.Errorf("an admission and its settlement take %s, more than 500 ns", best)
 	}
 }
 
