@@ -28,7 +28,7 @@ func TestThickForever(t *testing.T) {
 	load := &overwriter{conn: c, blocks: size / 4096, seed: 7}
 	load.start(8)
 	began := time.Now()
-	for load.alive() && (time.Since(began) < length || load.written.Load() < times*size && time.Since(began) < 3*length) {
+	for load.alive() && (time.Since(began) < length || load.written.Load() < times*size && time.Since(began) < 8*length) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	if err := load.end(); err != nil {
