@@ -150,11 +150,11 @@ func (w crashWork) run(t *testing.T) {
 		s.lines(op)
 		for _, c := range power.disarm() {
 			tested++
-			if raceEnabled && tested%8 != 0 {
+			if raceEnabled && tested%24 != 0 {
 				continue
 			}
 			where := fmt.Sprintf("%q, crashed before %s, keeping %d %% of what was not synced", op, c.at, c.keep)
-			again += w.recover(t, c.fs, where, tested%29 == 0, states[i], states[i+1])
+			again += w.recover(t, c.fs, where, !raceEnabled && tested%29 == 0, states[i], states[i+1])
 		}
 	}
 	s.p.Abandon()

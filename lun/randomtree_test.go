@@ -227,7 +227,7 @@ func TestRandomTrees(t *testing.T) {
 	case *treeSeed != 0:
 		runs = 1
 	case raceEnabled:
-		runs = min(runs, 2)
+		runs = 1
 	}
 	for seed := first; seed < first+uint64(runs); seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
@@ -249,8 +249,11 @@ func growTree(t *testing.T, seed uint64) {
 	s := crashStory(t, vfs.NewCrashableMem(), power)
 	s.open()
 	defer func() { s.p.Abandon() }()
-	crashes := 0
-	for len(done) < 60 {
+	crashes, ops := 0, 60
+	if raceEnabled {
+		ops = 20
+	}
+	for len(done) < ops {
 		before := g.state()
 		op := g.step()
 		if op == "" {
