@@ -9,8 +9,8 @@ import (
 )
 
 // ReclaimInfo is how far the giving back of deleted versions has come. Pages are
-// of 2 MiB of address space; the total is of the versions looked at so far, so
-// it can grow.
+// of 2 MiB of address space; the total is what the versions looked at so far had,
+// and as much for each of those that are left.
 type ReclaimInfo struct {
 	Running    bool      `json:"running"`
 	Pending    int       `json:"pending"` // deleted versions that wait, or are being worked on
@@ -25,7 +25,9 @@ type ReclaimInfo struct {
 // reclaiming is the progress of the round that runs, and its pace.
 type reclaiming struct {
 	urgent      atomic.Int32 // somebody waits for the space
-	done, total atomic.Int64 // pages
+	done, total atomic.Int64 // pages, of the versions looked at so far
+	versions    atomic.Int64 // looked at, or being worked on
+	planned     atomic.Int64 // versions of the round
 	freed       atomic.Int64 // blocks
 	mu          sync.Mutex
 	running     bool
@@ -75,7 +77,9 @@ func (r *reclaiming) note(id cow.VersionID, bound int64) {
 	r.bounds[id] = bound
 }
 
-func (r *reclaiming) begin(now time.Time) {
+func (r *reclaiming) begin(planned int, now time.Time) {
+	r.versions.Store(0)
+	r.planned.Store(int64(planned))
 	r.done.Store(0)
 	r.total.Store(0)
 	r.freed.Store(0)
@@ -113,6 +117,9 @@ func (p *Pool) Reclaiming() ReclaimInfo {
 	}
 	r.mu.Unlock()
 	out.PagesDone, out.PagesTotal, out.FreedBytes = r.done.Load(), r.total.Load(), r.freed.Load()*blockSize
+	if v, n := r.versions.Load(), r.planned.Load(); v > 0 && n > v {
+		out.PagesTotal += out.PagesTotal / v * (n - v)
+	}
 	p.treeMu.RLock()
 	for _, id := range p.tree.Deleted() {
 		if len(p.tree.Children(id)) > 1 {

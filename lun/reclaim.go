@@ -91,7 +91,7 @@ func (p *Pool) reclaimRound() (did bool, err error) {
 	// id over (Absorb); the others are in the change lists.
 	p.takeAll()
 	began := time.Now()
-	p.reclaiming.begin(began)
+	p.reclaiming.begin(r.sources()+len(r.free)+len(r.hidden), began)
 	defer p.reclaiming.end()
 	if err := p.sweep(&r); err != nil {
 		return false, err
@@ -119,6 +119,7 @@ func (r *round) sources() (n int) {
 // sweep does the work of a round on the pages.
 func (p *Pool) sweep(r *round) error {
 	for into, sources := range r.merging {
+		p.reclaiming.versions.Add(int64(len(sources)))
 		empty, err := p.sweepMerge(into, sources)
 		if err != nil {
 			return err
@@ -126,11 +127,13 @@ func (p *Pool) sweep(r *round) error {
 		r.empty = append(r.empty, empty...)
 	}
 	for _, id := range r.free {
+		p.reclaiming.versions.Add(1)
 		if err := p.sweepFree(id); err != nil {
 			return err
 		}
 	}
 	for _, id := range r.hidden {
+		p.reclaiming.versions.Add(1)
 		if err := p.sweepHidden(id); err != nil {
 			return err
 		}
