@@ -14,10 +14,11 @@ const (
 	opCreate   = "snapshot create"
 	opRollback = "rollback"
 	opClone    = "clone"
+	opRecord   = "one log record"
 	opDelete   = "snapshot delete"
 )
 
-var logicalOps = []string{opNothing, opServer, opCreate, opRollback, opClone, opDelete}
+var logicalOps = []string{opNothing, opServer, opCreate, opRollback, opClone, opRecord, opDelete}
 
 // state is a server with one LUN of some size with some number of snapshots: a cell of the logical table.
 type state struct {
@@ -41,7 +42,7 @@ func (v *versions) logical() (table, error) {
 	t := table{
 		Title: "Snapshot create, rollback, clone, delete by LUN size and number of snapshots",
 		Notes: fmt.Sprintf("Milliseconds until the API's answer on one connection, fdatasync included; median (largest) of %d, the states in turn. min(size, %s) mapped, spread over all pages of the LUN; each snapshot is followed by %d random 4K writes. "+
-			"Create: while the client is attached and has just written. Clone: of a middle snapshot. Rollback: to the oldest, a middle and the newest snapshot in turn, %d random writes before each, the state before is kept. Delete: of one of the newest; its merge comes later (see below).",
+			"Create: while the client is attached and has just written. Clone: of a middle snapshot. Rollback: to the oldest, a middle and the newest snapshot in turn, %d random writes before each, the state before is kept. Delete: of one of the newest; its merge comes later (see below). One log record: a new description of the LUN, just before each delete.",
 			v.repeats, gib(v.mapped), snapshotWrites, snapshotWrites),
 		Columns: append([]string{"LUN", "snapshots"}, logicalOps...),
 	}
@@ -77,7 +78,7 @@ func (v *versions) logical() (table, error) {
 		}
 		t.row(cells...)
 	}
-	for _, op := range logicalOps[1:] {
+	for _, op := range []string{opServer, opCreate, opRollback, opClone, opDelete} {
 		t.Claims = append(t.Claims, v.growth(op, medians)...)
 	}
 	return t, nil
@@ -190,9 +191,15 @@ func (c *state) rollbackOne(i int) (err error) {
 	return err
 }
 
-// removeOne deletes one of the newest snapshots, and waits until the space is back before the next state's turn.
+// removeOne deletes one of the newest snapshots, and waits until the space is back before the next state's turn. A change
+// of the description before it is the measure of what one durable record costs at that moment.
 func (c *state) removeOne(i int) error {
-	_, took, err := c.a.remove("d", false, c.extra[i])
+	took, err := c.a.call("PATCH", "/luns/d", object{"description": fmt.Sprint(i)}, nil)
+	if err != nil {
+		return err
+	}
+	c.note(opRecord, took)
+	_, took, err = c.a.remove("d", false, c.extra[i])
 	c.note(opDelete, took)
 	return errors.Join(err, quiet(c.s))
 }
