@@ -90,7 +90,7 @@ bench: tools build ## lunar beside nbdkit and qemu-nbd, all rows of the target t
 bench-quick: tools build ## The main rows in about two minutes
 	go run ./integration/bench -lunar $(BIN) -out docs/bench -quick
 
-bench-versions: tools build ## Snapshots, rollbacks, clones, deletes at full size, beside qcow2 (about an hour, 40 GB in /tmp)
+bench-versions: tools build ## Snapshots, rollbacks, clones, deletes at full size, beside qcow2 (up to an hour, 40 GB in /tmp)
 	go run ./integration/bench -lunar $(BIN) -out docs/bench -versions all
 
 bench-versions-quick: tools build ## The same in small, a few minutes
