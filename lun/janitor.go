@@ -141,7 +141,9 @@ func (j *janitor) chores() {
 			p.relieve()
 		}
 		p.takeBackOver()
-		p.followWarnings()
+		if n%4 == 0 {
+			p.followWarnings()
+		}
 		p.noteRates()
 		p.keepBallast()
 		if j.take(jobReclaim) || n%30 == 29 && p.deletedLeft() {

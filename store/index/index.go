@@ -60,7 +60,9 @@ type Index struct {
 	fuse *fuse
 	room *room
 
-	commitMu sync.Mutex // one Commit at a time, so that room's answer stays true until Pebble acts on it
+	commitMu sync.Mutex    // one Commit at a time, so that room's answer stays true until Pebble acts on it
+	commits  atomic.Uint64 // since it was opened
+	disk     diskBytes
 	closed   atomic.Bool
 }
 

@@ -7,16 +7,38 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"sync"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
 
 // DiskBytes is what the index takes in the file system, logs and tables that wait for their removal or reuse included. Pebble
-// counts what is in its logs, but preallocates them; on a small file system that is most of it.
+// counts what is in its logs, but preallocates them; on a small file system that is most of it. Pebble's count takes milliseconds,
+// so it is asked for after a commit, and otherwise when the last answer is diskBytesAge old.
 func (x *Index) DiskBytes() uint64 {
 	if x.use() != nil {
 		return 0
 	}
+	x.disk.Lock()
+	defer x.disk.Unlock()
+	if n := x.commits.Load(); x.disk.at.IsZero() || x.disk.commits != n || time.Since(x.disk.at) > diskBytesAge {
+		x.disk.bytes, x.disk.commits, x.disk.at = x.countDisk(), n, time.Now()
+	}
+	return x.disk.bytes
+}
+
+const diskBytesAge = 5 * time.Second
+
+// diskBytes is the last answer of DiskBytes.
+type diskBytes struct {
+	sync.Mutex
+	at      time.Time
+	commits uint64
+	bytes   uint64
+}
+
+func (x *Index) countDisk() uint64 {
 	m := x.db.Metrics()
 	logs := uint64(m.WAL.Files+m.WAL.ObsoleteFiles) * uint64(x.opts.logBytes())
 	return m.DiskSpaceUsage() + logs - min(logs, m.WAL.PhysicalSize+m.WAL.ObsoletePhysicalSize)
