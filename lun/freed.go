@@ -73,20 +73,20 @@ func (r *release) below(id cow.VersionID) kin {
 		r.kids = map[cow.VersionID]kin{}
 	}
 	var line []cow.VersionID
-	for {
-		if _, known := r.kids[id]; known {
+	for v := id; ; {
+		if _, known := r.kids[v]; known {
 			break
 		}
-		line = append(line, id)
-		c := r.p.tree.Children(id)
+		line = append(line, v)
+		c := r.p.tree.Children(v)
 		if len(c) != 1 || !r.gone(c[0]) {
 			break
 		}
-		id = c[0]
+		v = c[0]
 	}
-	for _, id := range slices.Backward(line) {
+	for _, v := range slices.Backward(line) {
 		k := kin{}
-		for _, c := range r.p.tree.Children(id) {
+		for _, c := range r.p.tree.Children(v) {
 			n := 1
 			if r.gone(c) {
 				n = r.below(c).left
@@ -96,16 +96,9 @@ func (r *release) below(id cow.VersionID) kin {
 			}
 			k.left = min(k.left+n, 2)
 		}
-		r.kids[id] = k
+		r.kids[v] = k
 	}
-	return r.kids[line0(line, id)]
-}
-
-func line0(line []cow.VersionID, id cow.VersionID) cow.VersionID {
-	if len(line) > 0 {
-		return line[0]
-	}
-	return id
+	return r.kids[id]
 }
 
 // freedAll is freed for many versions, ascending. What lies on one line is summed
@@ -159,29 +152,15 @@ func (r *release) followLine(id cow.VersionID, end map[cow.VersionID]cow.Version
 	}
 }
 
-// freed counts the blocks of a gone version that nobody needs any more: all, if
-// nothing is left below; what the versions on the way to the only one left
-// replaced; or what was replaced on the way to each of several.
+// freed counts the blocks of a gone version that is on no line (freedAll) and that
+// nobody needs any more: all, if nothing is left below; else what was replaced on
+// the way to each of several.
 func (r *release) freed(id cow.VersionID) (n int64, err error) {
-	t := r.p.tree
-	group := t.Group(id, nil)
-	switch k := r.below(id); k.left {
-	case 0:
-		for _, g := range group {
+	if r.below(id).left == 0 {
+		for _, g := range r.p.tree.Group(id, nil) {
 			n += r.p.counter.of(g).owned.Load()
 		}
 		return n, nil
-	case 1:
-		r.p.overlay.mu.RLock()
-		defer r.p.overlay.mu.RUnlock()
-		var xs []cow.VersionID
-		for c := k.next; ; c = r.below(c).next {
-			xs = t.Group(c, xs[:0])
-			n += r.p.overlay.replaced.between(xs, group)
-			if !r.gone(c) {
-				return n, nil
-			}
-		}
 	}
 	if r.bound(id) == 0 {
 		return 0, nil

@@ -128,13 +128,9 @@ func (p *Pool) Snapshots(lun string) ([]SnapshotInfo, error) {
 func (p *Pool) Snapshot(lun, name string) (SnapshotInfo, error) {
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
-	l, err := p.tree.LUNByName(lun)
+	l, s, err := p.snapshotOf(lun, name)
 	if err != nil {
-		return SnapshotInfo{}, apiErr(err)
-	}
-	s, err := p.tree.SnapshotByName(l, name)
-	if err != nil {
-		return SnapshotInfo{}, apiErr(err)
+		return SnapshotInfo{}, err
 	}
 	p.takeAll()
 	return p.snapshotInfo(l, s)

@@ -12,13 +12,9 @@ import (
 func (p *Pool) updateSnapshot(lun, name string, edit func(*cow.Version) error) (SnapshotInfo, error) {
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
-	l, err := p.tree.LUNByName(lun)
+	l, s, err := p.snapshotOf(lun, name)
 	if err != nil {
-		return SnapshotInfo{}, apiErr(err)
-	}
-	s, err := p.tree.SnapshotByName(l, name)
-	if err != nil {
-		return SnapshotInfo{}, apiErr(err)
+		return SnapshotInfo{}, err
 	}
 	n := *s
 	if err := edit(&n); err != nil {
