@@ -59,7 +59,7 @@ vet: ## go vet
 
 test-unit: ## Unit and model tests under the race detector
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 10m $(UNIT)
-	$(GOTEST) -timeout 10m -run TestModel ./lun
+	$(GOTEST) -timeout 10m -run 'TestModel|TestAdmissionRate' ./lun ./reservation
 
 test-rules: ## Import layers, file and function sizes
 	$(GOTEST) -v -run 'TestImports|TestSizes|TestPure' ./integration
