@@ -41,7 +41,7 @@ func (j *janitor) cleaner() {
 		}
 		j.take(jobClean)
 		p.high.Store(int64(p.highMark()))
-		for p.readOnly.Load() == nil && !j.stopping() {
+		for p.whyReadOnly() == nil && !j.stopping() {
 			more, err := p.cleanRound(&burst, idle)
 			if err != nil {
 				p.event("clean", "", "cleaning stopped: "+err.Error())

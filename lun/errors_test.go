@@ -236,3 +236,27 @@ func TestEachOperationFailsOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestFailedLogIsSeenAtOnce: a writer that the failed log refused may ask for
+// the pool's state before the log has told the pool (met in CI).
+func TestFailedLogIsSeenAtOnce(t *testing.T) {
+	f := &faulty{errno: syscall.EIO, kinds: syncKind}
+	d := newBadDay(t, f)
+	defer d.p.Abandon()
+	d.write(0, 20)
+	f.mu.Lock()
+	f.n, f.at = 0, 1
+	f.mu.Unlock()
+	d.flush()
+	if d.p.log.Err() == nil {
+		t.Fatal("the log did not fail")
+	}
+	d.p.readOnly.Store(nil)
+	if st := d.p.Status(); st.State != "read-only" || st.Reason == nil {
+		t.Errorf("the log has failed and the pool is %s", st.State)
+	}
+	d.p.readOnly.Store(nil)
+	if err := d.p.writable(); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("the log has failed and the pool takes changes: %v", err)
+	}
+}

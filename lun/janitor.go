@@ -96,7 +96,7 @@ func (j *janitor) checkpoints() {
 				last = j.p.now()
 			}
 		}
-		if j.p.entries.Load() > 0 && j.p.readOnly.Load() == nil {
+		if j.p.entries.Load() > 0 && j.p.whyReadOnly() == nil {
 			j.mark()
 		}
 	}
@@ -128,7 +128,7 @@ func (j *janitor) chores() {
 		case <-j.chore:
 		case <-tick.C:
 		}
-		if p.readOnly.Load() != nil {
+		if p.whyReadOnly() != nil {
 			continue
 		}
 		if n%8 == 0 {

@@ -140,7 +140,7 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	switch {
-	case p.readOnly.Load() != nil:
+	case p.whyReadOnly() != nil:
 	case o.Manual:
 		p.finishCuts()
 	default:
@@ -449,7 +449,7 @@ func (p *Pool) Close() error {
 	}
 	p.janitor.stop()
 	var err error
-	if p.log != nil && p.readOnly.Load() == nil {
+	if p.log != nil && p.whyReadOnly() == nil {
 		p.closed.Store(false)
 		err = p.Checkpoint()
 		p.closed.Store(true)

@@ -161,12 +161,24 @@ func (p *Pool) fail(err error) {
 	}
 }
 
+// whyReadOnly is the reason why the pool takes no more writes, or nil. It asks
+// the log too: those who wait there are refused before the log has told fail.
+func (p *Pool) whyReadOnly() *string {
+	if r := p.readOnly.Load(); r != nil || p.log == nil {
+		return r
+	}
+	if err := p.log.Err(); err != nil {
+		p.fail(err)
+	}
+	return p.readOnly.Load()
+}
+
 // writable returns the error of a pool that does not take writes any more.
 func (p *Pool) writable() error {
 	if p.closed.Load() {
 		return errClosed
 	}
-	if r := p.readOnly.Load(); r != nil {
+	if r := p.whyReadOnly(); r != nil {
 		return Errorf(ErrReadOnly, "pool is read-only: %s: %w", *r, errIO)
 	}
 	return nil

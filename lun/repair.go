@@ -16,7 +16,7 @@ func Repair(ctx context.Context, o Options, acceptLoss bool) ([]string, error) {
 	}
 	defer p.Abandon()
 	var out []string
-	if r := p.readOnly.Load(); r != nil {
+	if r := p.whyReadOnly(); r != nil {
 		return nil, Errorf(ErrCorrupt, "pool %s needs a decision: %s", o.Dir, *r)
 	}
 	out = append(out, p.lost...)

@@ -287,7 +287,7 @@ func (p *Pool) Status() PoolStatus {
 	if p.log != nil {
 		st.Segments = p.log.Stats().Files
 	}
-	if r := p.readOnly.Load(); r != nil {
+	if r := p.whyReadOnly(); r != nil {
 		st.State, st.Reason = "read-only", r
 	}
 	st.Reclaim = p.Reclaiming()
@@ -313,7 +313,7 @@ func (p *Pool) Warnings() []Warning {
 			out = append(out, Warning{"critical", fmt.Sprintf(format, args...)})
 		}
 	}
-	if r := p.readOnly.Load(); r != nil {
+	if r := p.whyReadOnly(); r != nil {
 		add(reservation.LevelCritical, "pool is read-only: %s", *r)
 	}
 	if level, text := p.diskWarning(); text != "" {
