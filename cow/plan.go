@@ -258,6 +258,24 @@ func (t *Tree) Expired(now time.Time) []VersionID {
 	return out
 }
 
+// NextExpiry is when the next time to live of a snapshot ends, or has ended; the
+// end of a protection that lasts longer. Zero: none does.
+func (t *Tree) NextExpiry() (at time.Time) {
+	for _, v := range t.versions {
+		if v.State != Snapshot || v.Expires.IsZero() || v.Protected && v.ProtectedUntil.IsZero() {
+			continue
+		}
+		end := v.Expires
+		if v.Protected && v.ProtectedUntil.After(end) {
+			end = v.ProtectedUntil
+		}
+		if at.IsZero() || end.Before(at) {
+			at = end
+		}
+	}
+	return at
+}
+
 // IsProtected says whether the snapshot may be neither deleted nor recycled at
 // now. Protection with an end lasts until then.
 func (v *Version) IsProtected(now time.Time) bool {

@@ -196,7 +196,8 @@ func TestTerm(t *testing.T) {
 	t.Logf("%d requests in 4 rounds; the slowest stop took %v", requests, slowest)
 }
 
-// TestIdle: an idle server with attached clients uses no CPU.
+// TestIdle: an idle server with attached clients uses next to no CPU. The long form waits for the checkpoint of what was written
+// and gives the figure of docs/PERFORMANCE.md.
 func TestIdle(t *testing.T) {
 	s := harness.Start(t, "--capacity", "4G")
 	s.Lunar("lun", "create", "d", "64M")
@@ -206,10 +207,16 @@ func TestIdle(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	time.Sleep(time.Second)
+	settle, span, most := time.Second, 3*time.Second, 100*time.Millisecond
+	if harness.Long() {
+		settle, span, most = 45*time.Second, 30*time.Second, 150*time.Millisecond
+	}
+	time.Sleep(settle)
 	before := harness.CPUTime(t, s.Pid)
-	time.Sleep(3 * time.Second)
-	if used := harness.CPUTime(t, s.Pid) - before; used > 100*time.Millisecond {
-		t.Errorf("an idle server with 8 clients used %v of CPU in 3 s", used)
+	time.Sleep(span)
+	used := harness.CPUTime(t, s.Pid) - before
+	t.Logf("an idle server with 8 clients used %v of CPU in %v: %.3f %% of a core", used, span, 100*used.Seconds()/span.Seconds())
+	if used > most {
+		t.Errorf("want at most %v", most)
 	}
 }

@@ -116,6 +116,9 @@ func (p *Pool) behindCheckpoint() error {
 func (p *Pool) noteAppend(blocks, entries int) {
 	b := p.appended.Add(int64(blocks))
 	e := p.entries.Add(int64(entries))
+	if e == int64(entries) {
+		p.janitor.stir() // the first since a checkpoint
+	}
 	if b > checkpointBytes/blockSize || e > checkpointEntries || p.dirty.Load() > int64(max(2048, p.cache.limit/2)) {
 		p.janitor.kick(jobCheckpoint)
 	}

@@ -26,19 +26,24 @@ func (p *Pool) pressure() float64 {
 func (j *janitor) cleaner() {
 	defer j.done.Done()
 	p := j.p
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
+	beat := newBeat()
+	defer beat.timer.Stop()
 	var burst burst
+	busy := true
 	for {
 		idle := false
 		select {
 		case <-j.quit:
 			return
 		case <-j.clean:
-		case <-tick.C:
+		case <-beat.next(busy):
 			idle = true
-			p.watchDisk()
+			before := p.foreign.Load()
+			if p.watchDisk(); p.foreign.Load() != before {
+				j.stir()
+			}
 		}
+		busy = p.entries.Load() > 0
 		j.take(jobClean)
 		p.high.Store(int64(p.highMark()))
 		for p.whyReadOnly() == nil && !j.stopping() {
@@ -49,6 +54,7 @@ func (j *janitor) cleaner() {
 			if err != nil || !more {
 				break
 			}
+			busy = true
 		}
 		if burst.over(p) {
 			burst.report(p)

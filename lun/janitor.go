@@ -57,6 +57,44 @@ func (j *janitor) kick(what job) {
 	}
 }
 
+// stir wakes the loops of a pool that was at rest: something was written.
+func (j *janitor) stir() {
+	if j == nil {
+		return
+	}
+	for _, ch := range []chan struct{}{j.wake, j.clean, j.chore} {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// How often a loop looks around: while something happens, and at rest, which it
+// comes to by and by.
+const (
+	beatBusy = time.Second
+	beatRest = 10 * time.Second
+)
+
+// beat is the pulse of a loop. An idle server must not use the processor, so that
+// it gets slower while there is nothing to do; stir quickens it.
+type beat struct {
+	timer *time.Timer
+	gap   time.Duration
+}
+
+func newBeat() *beat { return &beat{time.NewTimer(beatBusy), beatBusy} }
+
+// next says when to look again.
+func (b *beat) next(busy bool) <-chan time.Time {
+	if b.gap = min(2*b.gap, beatRest); busy {
+		b.gap = beatBusy
+	}
+	b.timer.Reset(b.gap)
+	return b.timer.C
+}
+
 // start runs three loops: checkpoints must not wait behind a merge that waits
 // for a checkpoint's space, nor writers that wait for a segment behind a merge.
 func (j *janitor) start() {
@@ -78,25 +116,36 @@ func (j *janitor) take(what job) bool {
 	return j.wanted.And(^uint32(what))&uint32(what) != 0
 }
 
+// checkpoints sleeps while no checkpoint has anything to take: noteAppend wakes it.
 func (j *janitor) checkpoints() {
 	defer j.done.Done()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	last := j.p.now()
+	p := j.p
+	beat := newBeat()
+	defer beat.timer.Stop()
+	var since time.Time // when something to be taken was first seen
 	for {
+		var tick <-chan time.Time
+		if p.entries.Load() > 0 {
+			tick = beat.next(true)
+		} else {
+			since = time.Time{}
+		}
 		select {
 		case <-j.quit:
 			return
 		case <-j.wake:
-		case <-tick.C:
+		case <-tick:
 		}
-		due := j.p.now().Sub(last) >= checkpointEvery && j.p.entries.Load() > 0
+		if since.IsZero() {
+			since = p.now()
+		}
+		due := p.now().Sub(since) >= checkpointEvery && p.entries.Load() > 0
 		if j.take(jobCheckpoint) || due {
-			if err := j.p.Checkpoint(); err == nil {
-				last = j.p.now()
+			if err := p.Checkpoint(); err == nil {
+				since = p.now()
 			}
 		}
-		if j.p.entries.Load() > 0 && j.p.whyReadOnly() == nil {
+		if p.entries.Load() > 0 && p.whyReadOnly() == nil {
 			j.mark()
 		}
 	}
@@ -114,24 +163,36 @@ func (j *janitor) mark() {
 	}
 }
 
-// chores does the rest: what somebody asked for at once, and once a second what
-// is due by itself.
+// Chores that need not be done at each beat.
+const (
+	expireEvery  = 8 * time.Second
+	warnEvery    = 4 * time.Second
+	ratesEvery   = 30 * time.Second
+	reclaimEvery = 30 * time.Second // what could not be given back is looked at again
+)
+
+// chores does the rest: what somebody asked for at once, and by and by what is due
+// by itself.
 func (j *janitor) chores() {
 	defer j.done.Done()
 	p := j.p
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for n := 0; ; n++ {
+	beat := newBeat()
+	defer beat.timer.Stop()
+	var expired, warned, rated timer
+	reclaimed := timer(time.Now())
+	busy := true
+	for {
 		select {
 		case <-j.quit:
 			return
 		case <-j.chore:
-		case <-tick.C:
+		case <-beat.next(busy):
 		}
-		if p.whyReadOnly() != nil {
+		if busy = false; p.whyReadOnly() != nil {
 			continue
 		}
-		if n%8 == 0 {
+		now := time.Now()
+		if expired.due(now, expireEvery) {
 			p.expire()
 		}
 		if j.take(jobCut) {
@@ -141,17 +202,33 @@ func (j *janitor) chores() {
 			p.relieve()
 		}
 		p.takeBackOver()
-		if n%4 == 0 {
+		if warned.due(now, warnEvery) {
 			p.followWarnings()
 		}
-		p.noteRates()
+		if rated.due(now, ratesEvery) {
+			p.noteRates()
+		}
+		ballast := p.ballast.count()
 		p.keepBallast()
-		if j.take(jobReclaim) || n%30 == 29 && p.deletedLeft() {
+		if reclaimed.due(now, reclaimEvery) && p.deletedLeft() || j.take(jobReclaim) {
 			if err := p.Reclaim(); err != nil {
 				p.event("reclaim", "", "giving space back stopped: "+err.Error())
 			}
+			reclaimed = timer(time.Now())
 		}
+		busy = p.entries.Load() > 0 || p.ballast.count() != ballast
 	}
+}
+
+// timer is when something was last done.
+type timer time.Time
+
+func (t *timer) due(now time.Time, every time.Duration) bool {
+	if now.Sub(time.Time(*t)) < every {
+		return false
+	}
+	*t = timer(now)
+	return true
 }
 
 // deletedLeft says whether there are deleted versions: some waited for a client
@@ -180,10 +257,24 @@ func (j *janitor) pause(d time.Duration) {
 	}
 }
 
+// expiry is when the first snapshot's time to live ends, in one state of the
+// tree; zero where none has one.
+type expiry struct {
+	known bool
+	of    uint64 // Pool.treeState
+	at    time.Time
+}
+
 // expire deletes the snapshots whose time to live has ended.
 func (p *Pool) expire() {
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
+	if !p.expiry.known || p.expiry.of != p.treeState {
+		p.expiry = expiry{true, p.treeState, p.tree.NextExpiry()}
+	}
+	if p.expiry.at.IsZero() || p.now().Before(p.expiry.at) {
+		return
+	}
 	var ids []cow.VersionID
 	for _, id := range p.tree.Expired(p.now()) {
 		v := p.tree.Version(id)

@@ -92,6 +92,7 @@ type Pool struct {
 	reclaiming reclaiming
 	treeState  uint64  // counts the changes of the tree; like it, under the gate's write side
 	lineage    lineage // guarded by adminMu
+	expiry     expiry  // guarded by adminMu
 
 	state        durable // what the last checkpoint committed
 	appended     atomic.Int64
@@ -109,6 +110,7 @@ type Pool struct {
 	ballast      *ballast
 	foreign      atomic.Int64                 // bytes that others took of the file system, as last seen
 	warned       map[string]reservation.Level // what was reported, by what it is about; janitor only
+	followed     followed                     // when the warnings were last looked at; janitor only
 	ballastShort atomic.Bool
 	checking     atomic.Bool   // a check holds the checkpoint back, and with it the cleaner
 	mergeNew     atomic.Bool   // a merge was published that no checkpoint covers yet

@@ -5,11 +5,24 @@ import (
 	"strings"
 
 	"lunar/reservation"
+	"lunar/store/segment"
 )
+
+// followed is what the warnings depend on: while it stays nobody passes a mark.
+type followed struct {
+	totals reservation.Totals
+	next   segment.Seq
+}
 
 // followWarnings reports each mark once when it is passed, of the pool and of each
 // area, and when the use is back below all of them. The janitor calls it.
 func (p *Pool) followWarnings() {
+	t := p.ledger.Totals()
+	now := followed{t, p.log.Next()}
+	if now == p.followed {
+		return
+	}
+	p.followed = now
 	seen := map[string]bool{}
 	follow := func(key, lun string, used, limit int64, text string) {
 		seen[key] = true
@@ -23,7 +36,6 @@ func (p *Pool) followWarnings() {
 			p.event("ok", lun, text+", which is below the marks again")
 		}
 	}
-	t := p.ledger.Totals()
 	follow("pool", "", t.Capacity-t.Free, t.Capacity, poolFull(t))
 	if ratio := t.OverCommit(); ratio > 1 {
 		if seen["over"] = true; p.warned["over"] == reservation.LevelOK {

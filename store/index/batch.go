@@ -106,7 +106,7 @@ func (b *Batch) Commit() (err error) {
 		return err
 	}
 	defer b.Close()
-	defer x.commits.Add(1)
+	defer x.changes.Add(1)
 	defer x.fuse.catch(&err)
 	if err := x.db.Apply(b.b, pebble.Sync); err != nil {
 		return fmt.Errorf("index: commit: %w", err)

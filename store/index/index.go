@@ -61,7 +61,7 @@ type Index struct {
 	room *room
 
 	commitMu sync.Mutex    // one Commit at a time, so that room's answer stays true until Pebble acts on it
-	commits  atomic.Uint64 // since it was opened
+	changes  atomic.Uint64 // of the files, by commits and by Pebble itself
 	disk     diskBytes
 	closed   atomic.Bool
 }
@@ -78,6 +78,7 @@ func Open(o Options) (*Index, error) {
 		o.MustExist = true
 	}
 	x := &Index{opts: o, fuse: newFuse()}
+	x.changes.Add(1)
 	x.room = newRoom(x)
 	x.fs = newFuseFS(o.FS, o.Dir, x.fuse, x.room)
 	if err := prepareDir(x.fs, o); err != nil {

@@ -8,34 +8,30 @@ import (
 	"io/fs"
 	"runtime"
 	"sync"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
 
 // DiskBytes is what the index takes in the file system, logs and tables that wait for their removal or reuse included. Pebble
 // counts what is in its logs, but preallocates them; on a small file system that is most of it. Pebble's count takes milliseconds,
-// so it is asked for after a commit, and otherwise when the last answer is diskBytesAge old.
+// so it is asked for when the last answer may have changed.
 func (x *Index) DiskBytes() uint64 {
 	if x.use() != nil {
 		return 0
 	}
 	x.disk.Lock()
 	defer x.disk.Unlock()
-	if n := x.commits.Load(); x.disk.at.IsZero() || x.disk.commits != n || time.Since(x.disk.at) > diskBytesAge {
-		x.disk.bytes, x.disk.commits, x.disk.at = x.countDisk(), n, time.Now()
+	if n := x.changes.Load(); x.disk.of != n {
+		x.disk.bytes, x.disk.of = x.countDisk(), n
 	}
 	return x.disk.bytes
 }
 
-const diskBytesAge = 5 * time.Second
-
 // diskBytes is the last answer of DiskBytes.
 type diskBytes struct {
 	sync.Mutex
-	at      time.Time
-	commits uint64
-	bytes   uint64
+	of    uint64 // Index.changes
+	bytes uint64
 }
 
 func (x *Index) countDisk() uint64 {

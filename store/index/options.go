@@ -69,6 +69,9 @@ func (x *Index) pebbleOptions(cache *pebble.Cache) *pebble.Options {
 		// Compactions share two cores with the clients.
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 	}
+	// The scheduler of compactions that Pebble chooses itself looks around ten times a second, for ever. This one grants when a
+	// compaction ends; a waiting one implies a running one.
+	o.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	o.TargetFileSizes[0] = 4 << 20
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = 16 << 10
@@ -86,7 +89,11 @@ func (x *Index) listener() *pebble.EventListener {
 				info.Err = nil
 			}
 			x.room.flushed(info.Err)
+			x.changes.Add(1)
 		},
+		CompactionEnd: func(pebble.CompactionInfo) { x.changes.Add(1) },
+		TableDeleted:  func(pebble.TableDeleteInfo) { x.changes.Add(1) },
+		WALDeleted:    func(pebble.WALDeleteInfo) { x.changes.Add(1) },
 		BackgroundError: func(err error) {
 			x.room.failed()
 			x.logf("%v", err)
