@@ -28,6 +28,7 @@ type Options struct {
 	SnapshotsPerLUN int // default 256
 	ListSnapshots   int // default 256
 	Preallocate     bool
+	WriteBehind     bool          // answered writes may be in this process's memory alone, for a few milliseconds
 	SpaceWait       time.Duration // how long a writer waits for space; default 30 s
 
 	ReadOnly   bool // open without changing anything

@@ -145,6 +145,15 @@ func (v *Volume) Flush() error {
 	return v.pool.sync(v.pool.log.Next() - 1)
 }
 
+// Settle hands what was written so far to the operating system, unless the pool
+// is to do that behind the writes: see ADR 0009.
+func (v *Volume) Settle() {
+	if v.pool.opts.WriteBehind {
+		return
+	}
+	_ = v.pool.log.Push() // where it fails the log has failed, and Flush fails from then on
+}
+
 // sync waits until everything up to seq is durable.
 func (p *Pool) sync(seq segment.Seq) error {
 	if err := p.log.Sync(seq); err != nil {

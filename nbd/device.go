@@ -94,6 +94,11 @@ type (
 		TryWrite(p []byte, off int64, owned bool) (done bool, err error)
 	}
 
+	// Settler keeps what was written so far from going with the process: the
+	// operating system has it when Settle returns, durable or not. It is called before
+	// writes are answered. What could not be written makes Flush fail for good.
+	Settler interface{ Settle() }
+
 	// Throttler limits how fast requests begin; a request that is held back holds
 	// back what its connection sent behind it, and nobody else. Admit reports
 	// whether a request may begin now, and counts it if so; bytes is 0 where it

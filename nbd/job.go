@@ -137,6 +137,7 @@ func (j *job) run() {
 	defer shortReplies.Put(buf)
 	out := batch{buf: buf[:]}
 	j.execute(&out)
+	j.s.settle(&out)
 	_ = j.s.sendAll(out.take())
 }
 

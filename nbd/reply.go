@@ -2,9 +2,10 @@ package nbd
 
 // batch collects replies until they are sent.
 type batch struct {
-	buf  []byte
-	n    int
-	from *[outputSize + pageSize]byte // where buf is from, when from the pool
+	buf   []byte
+	n     int
+	wrote bool                         // an acknowledgement of something written is among them
+	from  *[outputSize + pageSize]byte // where buf is from, when from the pool
 }
 
 // room returns the next n bytes to be filled; the caller has made sure that they
@@ -123,6 +124,7 @@ func (t *terms) putError(out *batch, r *request, code errno, text string) {
 // putResult collects the reply to a request that returns no data.
 func (t *terms) putResult(out *batch, r *request, err error) {
 	if err == nil {
+		out.wrote = out.wrote || changes(r.typ)
 		t.putAck(out, r)
 		return
 	}

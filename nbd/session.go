@@ -45,6 +45,7 @@ type session struct {
 	changes  ChangeReporter // nil when the device is none
 	throttle Throttler      // the same
 	try      TryWriter      // the same
+	settler  Settler        // the same
 	header   int            // size of a request header
 
 	in      *input
@@ -70,6 +71,7 @@ func newSession(c *conn, a agreed) *session {
 	s.changes, _ = a.device.(ChangeReporter)
 	s.throttle, _ = a.device.(Throttler)
 	s.try, _ = a.device.(TryWriter)
+	s.settler, _ = a.device.(Settler)
 	s.header = s.headerSize()
 	s.in = newInput(c.nc, c.srv.opts.SpinTime, &c.srv.spinners)
 	s.memory.free.Store(c.srv.opts.MemoryPerConnection)
@@ -402,7 +404,17 @@ func (s *session) flush() error {
 	if s.batch.n == 0 {
 		return nil
 	}
+	s.settle(&s.batch)
 	return s.sendAll(s.batch.take())
+}
+
+// settle makes sure that what is about to be acknowledged outlives the server:
+// a client that comes back after a crash of it alone does not send it again.
+func (s *session) settle(b *batch) {
+	if b.wrote && s.settler != nil {
+		s.settler.Settle()
+	}
+	b.wrote = false
 }
 
 // sendAll sends whole replies. A connection that cannot be sent to is dead.

@@ -27,6 +27,7 @@ type config struct {
 	Listen       []listenAddress // none: the default, see listeners
 	Capacity     int64
 	Preallocate  bool
+	WriteBehind  bool
 	SegmentBytes int64
 	IndexCache   int64
 	Area         lun.AreaDefaults
@@ -75,7 +76,8 @@ var configKeys = []configKey{
 	{"nbd.memory", "", "512M", "", size(1<<20, 1<<50, func(c *config, n int64) { c.NBD.MemoryTotal = n })},
 	{"nbd.memory_per_connection", "", "64M", "", size(1<<20, 1<<50, func(c *config, n int64) { c.NBD.MemoryPerConnection = n })},
 	{"capacity", "capacity", "", "capacity of the pool as `SIZE`; given again it resizes", size(minCapacity, math.MaxInt64, func(c *config, n int64) { c.Capacity = n })},
-	{"preallocate", "preallocate", "false", "take the capacity from the file system at once", setPreallocate},
+	{"preallocate", "preallocate", "false", "take the capacity from the file system at once", truth(func(c *config, on bool) { c.Preallocate = on })},
+	{"write_behind", "write-behind", "true", "answer writes up to 3 ms before the operating system has them; false: kill -9 loses no answered write", truth(func(c *config, on bool) { c.WriteBehind = on })},
 	{"segment.size", "", "", "", setSegmentSize},
 	{"index.cache", "index-cache", "256M", "memory for maps of blocks as `SIZE`", size(1<<20, 1<<50, func(c *config, n int64) { c.IndexCache = n })},
 	{"area.reserve", "", "", "", amount(false, func(c *config, a *lun.Amount) { c.Area.Reserve = a })},
@@ -384,13 +386,15 @@ func setHandshakeTimeout(c *config, s string) error {
 	return nil
 }
 
-func setPreallocate(c *config, s string) error {
-	on, err := strconv.ParseBool(s)
-	if err != nil {
-		return usagef("%q: want true or false", s)
+func truth(set func(*config, bool)) func(*config, string) error {
+	return func(c *config, s string) error {
+		on, err := strconv.ParseBool(s)
+		if err != nil {
+			return usagef("%q: want true or false", s)
+		}
+		set(c, on)
+		return nil
 	}
-	c.Preallocate = on
-	return nil
 }
 
 func setSegmentSize(c *config, s string) error {

@@ -114,6 +114,8 @@ func (v *fakeVolume) Extents(off, n int64, fn func(off, n int64, hole, zero bool
 	return nil
 }
 
+func (v *fakeVolume) Settle() {}
+
 func (v *fakeVolume) TryWrite(p []byte, off int64, _ bool) (bool, error) {
 	return true, v.WriteAt(p, off, false)
 }

@@ -59,6 +59,7 @@ type volume interface {
 	nbd.Prefetcher
 	nbd.FastZeroer
 	nbd.TryWriter
+	nbd.Settler
 }
 
 // poolOptions is how this program opens a pool.

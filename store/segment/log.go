@@ -47,6 +47,7 @@ type Log struct {
 	// ioMu is held while one record is written: the file order is the order of
 	// the log.
 	ioMu    sync.Mutex
+	pushMu  sync.Mutex // serialises Push; taken before ioMu
 	iov     [][]byte
 	group   group
 	leading atomic.Bool // someone writes records for a sync
