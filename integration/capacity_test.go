@@ -153,7 +153,7 @@ func checkSnapshot(t *testing.T, s *harness.Server, snapshot string, from, n int
 	c := s.Dial(snapshot)
 	checkFilled(t, c, from, n, seed)
 	c.Disconnect()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		var snap harness.Snapshot
 		s.JSON(&snap, "snapshot", "show", snapshot)
 		if snap.Clients == 0 {

@@ -38,7 +38,7 @@ func TestCrash(t *testing.T) {
 	}
 	t.Logf("%d rounds: %d requests, %d flushes, %d snapshots kept; %d blocks held more than they had to; slowest start after kill -9: %v",
 		rounds, requests, c.flushes, len(c.sums), c.newer, c.slowest)
-	if c.slowest > 2*time.Second {
+	if c.slowest > harness.Within(2*time.Second) {
 		t.Errorf("a start took %v, more than 2 s", c.slowest)
 	}
 }
@@ -234,7 +234,7 @@ func export(lun, snapshot string) string {
 // waitNoClients waits until the server has noticed that the last client is gone.
 func waitNoClients(t *testing.T, s *harness.Server, lun string) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		n := s.LUN(lun).Clients
 		if n == 0 {
 			return

@@ -61,12 +61,12 @@ func (a *arena) silent(t *testing.T) {
 		t.Errorf("the server has %d sockets open, want at most %d", sockets, most)
 	}
 	for i, s := range crowd {
-		if _, err := s.Ended(time.Until(began.Add(limit + 3*time.Second))); err != nil {
+		if _, err := s.Ended(time.Until(began.Add(limit + harness.Within(3*time.Second)))); err != nil {
 			t.Fatalf("silent connection %d: %v", i, err)
 		}
 	}
 	for _, took := range drips() {
-		if took > limit+2*time.Second {
+		if took > limit+harness.Within(2*time.Second) {
 			t.Errorf("a client that sends a byte a second had %v, want %v", took, limit)
 		}
 	}
@@ -80,7 +80,7 @@ func (a *arena) getsIn(t *testing.T) {
 	s := a.attach("good", client.Terms{Structured: true})
 	must(t, s, client.CmdRead, 0, 0, 4096, nil)
 	s.Close()
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > harness.Within(2*time.Second) {
 		t.Errorf("a client got in only after %v", took)
 	}
 }
@@ -219,7 +219,7 @@ func TestHostileMemory(t *testing.T) {
 		}()
 	}
 	peak := int64(0)
-	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		high, _, err := harness.ProcessRSS(a.s.Pid)
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 
 var be = binary.BigEndian
 
-const gone = 3 * time.Second // within this a connection must have ended that the server is to end
+const gone = 8 * time.Second // less than a handshake may take; within this a connection must have ended that the server is to end
 
 var optionCodes = []uint32{0, client.OptExportName, client.OptAbort, client.OptList, client.OptPeekExport, client.OptStartTLS, client.OptInfo, client.OptGo,
 	client.OptStructured, client.OptListMeta, client.OptSetMeta, client.OptExtended, 12, 1 << 31, 1<<32 - 1}

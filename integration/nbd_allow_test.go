@@ -204,7 +204,7 @@ func TestQoS(t *testing.T) {
 		go c.Write(make([]byte, 4096), int64(i)*4096, false)
 	}
 	time.Sleep(100 * time.Millisecond)
-	if took := s.Stop(); took > 3*time.Second {
+	if took := s.Stop(); took > harness.Within(3*time.Second) {
 		t.Errorf("with a client that waits for its limit SIGTERM took %v", took)
 	}
 }

@@ -22,9 +22,9 @@ func terminate(t *testing.T, s *harness.Server) {
 
 func waitEnd(t *testing.T, s *harness.Server) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); s.Running(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); s.Running(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("the server is still there 10 s after SIGTERM\n%s", s.Log())
+			t.Fatalf("the server is still there 60 s after SIGTERM\n%s", s.Log())
 		}
 	}
 }

@@ -216,7 +216,7 @@ func TestIdle(t *testing.T) {
 	time.Sleep(span)
 	used := harness.CPUTime(t, s.Pid) - before
 	t.Logf("an idle server with 8 clients used %v of CPU in %v: %.3f %% of a core", used, span, 100*used.Seconds()/span.Seconds())
-	if used > most {
+	if most = harness.Within(most); used > most {
 		t.Errorf("want at most %v", most)
 	}
 }

@@ -45,7 +45,7 @@ func play(t *testing.T, addr net.Addr, w *panicWatch, m *nbdtest.Memory, b []byt
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
 	go func() {
 		_, _ = nc.Write(b)
 		_ = nc.(*net.UnixConn).CloseWrite()

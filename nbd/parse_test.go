@@ -229,7 +229,7 @@ func TestSpinBounded(t *testing.T) {
 	start := time.Now()
 	for in.spin() {
 	}
-	if took := time.Since(start); took < time.Millisecond || took > time.Second {
+	if took := time.Since(start); took < time.Millisecond || took > 30*time.Second {
 		t.Errorf("polled for %s", took)
 	}
 	if in.hot || in.spinners.Load() != 0 {

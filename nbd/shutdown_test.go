@@ -52,7 +52,7 @@ func TestAcceptedAtShutdown(t *testing.T) {
 	defer nc.Close()
 	time.Sleep(20 * time.Millisecond) // Serve has called Accept
 	go func() { shut <- s.Shutdown(context.Background()) }()
-	_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
 	c := &nbdtest.Client{T: t, Conn: nc}
 	if greeting := c.Bytes(18); string(greeting[:8]) != "NBDMAGIC" {
 		t.Fatalf("greeting %q", greeting)

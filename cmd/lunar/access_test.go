@@ -126,7 +126,7 @@ func TestLimiter(t *testing.T) {
 			m.Wait(t.Context(), 1<<20)
 		}
 	}
-	if took := time.Since(start); took < 190*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(start); took < 190*time.Millisecond || took > 30*time.Second {
 		t.Errorf("30 requests at 100 a second took %v", took)
 	}
 	m.set(lun.QoS{BytesPerSecond: 10 << 20, BurstMS: 100}) // 1 MiB at once
@@ -135,7 +135,7 @@ func TestLimiter(t *testing.T) {
 		t.Error("three times the burst is admitted at once")
 	}
 	m.Wait(t.Context(), 3<<20)
-	if took := time.Since(start); took < 190*time.Millisecond || took > 5*time.Second {
+	if took := time.Since(start); took < 190*time.Millisecond || took > 30*time.Second {
 		t.Errorf("3 MiB at 10 MiB/s took %v", took)
 	}
 	if !m.Admit(0) {
@@ -171,7 +171,7 @@ func TestLimiterChanges(t *testing.T) {
 	m.set(lun.QoS{BytesPerSecond: 1 << 30})
 	select {
 	case <-done:
-	case <-time.After(5 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("a request waits for limits that do not hold any more")
 	}
 	m.set(lun.QoS{IOPS: 1})
@@ -182,13 +182,13 @@ func TestLimiterChanges(t *testing.T) {
 	for range 100 {
 		m.Wait(ctx, 0)
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("waiting went on for %v after its end", took)
 	}
 	// What was given up was given back: the next in line waits for its own share.
 	start = time.Now()
 	m.Wait(t.Context(), 0)
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("the next request waited %v", took)
 	}
 }

@@ -77,7 +77,7 @@ var configKeys = []configKey{
 	{"nbd.memory_per_connection", "", "64M", "", size(1<<20, 1<<50, func(c *config, n int64) { c.NBD.MemoryPerConnection = n })},
 	{"capacity", "capacity", "", "capacity of the pool as `SIZE`; given again it resizes", size(minCapacity, math.MaxInt64, func(c *config, n int64) { c.Capacity = n })},
 	{"preallocate", "preallocate", "false", "take the capacity from the file system at once", truth(func(c *config, on bool) { c.Preallocate = on })},
-	{"write_behind", "write-behind", "true", "answer writes up to 3 ms before the operating system has them; false: kill -9 loses no answered write", truth(func(c *config, on bool) { c.WriteBehind = on })},
+	{"write_behind", "write-behind", "true", "hold answered writes in memory for up to 3 ms", truth(func(c *config, on bool) { c.WriteBehind = on })},
 	{"segment.size", "", "", "", setSegmentSize},
 	{"index.cache", "index-cache", "256M", "memory for maps of blocks as `SIZE`", size(1<<20, 1<<50, func(c *config, n int64) { c.IndexCache = n })},
 	{"area.reserve", "", "", "", amount(false, func(c *config, a *lun.Amount) { c.Area.Reserve = a })},

@@ -84,7 +84,7 @@ func TestEventsFollow(t *testing.T) {
 		if r.status != 0 || r.stderr != "" {
 			t.Errorf("%+v", r)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("it goes on following")
 	}
 	eventually(t, func() bool {

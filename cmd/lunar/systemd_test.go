@@ -161,7 +161,7 @@ func TestNotifyReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 	log := newLogger(io.Discard, &config{LogLevel: "info"})
 	notifyReady(func(string) string { return path }, log)
 	p := make([]byte, 64)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 var (
@@ -75,6 +76,15 @@ func Run(m *testing.M, cleanup ...func()) int {
 
 // Long says whether the tests run at full size (make test-long).
 func Long() bool { return os.Getenv("LUNAR_LONG") != "" }
+
+// Within is the limit for what must take at most d on a machine that does nothing else, as in the long runs. Where the
+// default tests run, other work has its share: ten times as much there, so that only what has become of another order fails.
+func Within(d time.Duration) time.Duration {
+	if Long() {
+		return d
+	}
+	return 10 * d
+}
 
 // Need fails the test when a tool is missing.
 func Need(t testing.TB, tools ...string) {

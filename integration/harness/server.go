@@ -18,7 +18,7 @@ import (
 
 const (
 	readyTimeout = 30 * time.Second
-	stopTimeout  = 10 * time.Second // "exit 0 within seconds"
+	stopTimeout  = 30 * time.Second // "exit 0 within seconds"
 )
 
 // Server is one `lunar serve` and its pool.

@@ -165,7 +165,7 @@ func (fs *SmallFS) TakeBack() {
 			fs.t.Fatal(err)
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if _, free := fs.Usage(); free >= least/10*8 {
 			return
 		}

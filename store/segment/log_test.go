@@ -130,7 +130,7 @@ func TestWriteDelay(t *testing.T) {
 	l := mustOpen(t, opts, 1, nil, 0)
 	for i := range 3 {
 		out := putBlocks(t, l, 1, uint64(i), 1, 1)
-		for deadline := time.Now().Add(10 * time.Second); l.Stats().Written < out[0].Seq; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(60 * time.Second); l.Stats().Written < out[0].Seq; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("the record was not written by itself")
 			}
