@@ -17,20 +17,11 @@ const temporaryLabel = reservedLabel + "temporary"
 
 // removeTemporarySnapshots is for the start, when no export can be running.
 func removeTemporarySnapshots(ctx context.Context, p pool) error {
-	list, err := p.Snapshots("")
-	if err != nil {
-		return err
-	}
-	var left []lun.SnapshotRef
-	for _, snap := range list {
-		if _, ok := snap.Labels[temporaryLabel]; ok {
-			left = append(left, lun.SnapshotRef{LUN: snap.LUN, Name: snap.Name})
-		}
-	}
+	left := p.Labelled(temporaryLabel)
 	if len(left) == 0 {
 		return nil
 	}
-	_, err = p.DeleteSnapshots(ctx, left, lun.DeleteOptions{Force: true})
+	_, err := p.DeleteSnapshots(ctx, left, lun.DeleteOptions{Force: true})
 	return err
 }
 

@@ -1,6 +1,10 @@
 package main
 
-import "syscall"
+import (
+	"syscall"
+
+	"lunar/lun"
+)
 
 // fakeVolume is a map of blocks.
 type fakeVolume struct {
@@ -118,4 +122,17 @@ func (v *fakeVolume) Settle() {}
 
 func (v *fakeVolume) TryWrite(p []byte, off int64, _ bool) (bool, error) {
 	return true, v.WriteAt(p, off, false)
+}
+
+func (p *fakePool) Labelled(label string) (out []lun.SnapshotRef) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.luns {
+		for _, s := range l.snaps {
+			if _, ok := s.info.Labels[label]; ok {
+				out = append(out, lun.SnapshotRef{LUN: l.info.Name, Name: s.info.Name})
+			}
+		}
+	}
+	return out
 }

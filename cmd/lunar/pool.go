@@ -22,6 +22,7 @@ type pool interface {
 
 	CreateSnapshots(context.Context, []lun.SnapshotRequest, lun.SnapshotOptions) ([]lun.SnapshotInfo, error)
 	Snapshots(lunName string) ([]lun.SnapshotInfo, error)
+	Labelled(label string) []lun.SnapshotRef
 	Snapshot(lunName, name string) (lun.SnapshotInfo, error)
 	RenameSnapshot(ctx context.Context, lunName, from, to string) (lun.SnapshotInfo, error)
 	ProtectSnapshot(ctx context.Context, lunName, name string, on bool, d time.Duration) (lun.SnapshotInfo, error)
