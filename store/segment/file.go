@@ -18,6 +18,66 @@ type recordWriter interface {
 	sequential() bool
 }
 
+// descriptor is what we do through a file's descriptor, beyond vfs.File. A file without one may do the same itself, as
+// that of a simulation does.
+type descriptor interface {
+	Pwritev(bufs [][]byte, off int64) (int, error) // may write less
+	Truncate(size int64) error
+	PunchHole(off, n int64) error // ErrNoPunch where the file system cannot
+	DropCache() error             // forgets the clean cached pages, so that the file is read from the device
+}
+
+// descriptorOf returns nil if the file has none.
+func descriptorOf(f vfs.File) descriptor {
+	if fd := f.Fd(); fd != vfs.InvalidFd {
+		return osFile(fd)
+	}
+	d, _ := f.(descriptor)
+	return d
+}
+
+// newRecordWriter picks the vectored write where there is one.
+func newRecordWriter(f vfs.File, plain bool) recordWriter {
+	if d := descriptorOf(f); d != nil && !plain {
+		return vectorWriter{d}
+	}
+	return plainWriter{f}
+}
+
+// maxIovecs is the kernel's limit for one call (UIO_MAXIOV).
+const maxIovecs = 1024
+
+// vectorWriter writes a record in one system call.
+type vectorWriter struct{ d descriptor }
+
+func (w vectorWriter) sequential() bool { return false }
+
+// write consumes bufs.
+func (w vectorWriter) write(bufs [][]byte, off int64) error {
+	for len(bufs) > 0 {
+		n, err := w.d.Pwritev(bufs[:min(len(bufs), maxIovecs)], off)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return errShortWrite
+		}
+		off += int64(n)
+		for n > 0 {
+			k := min(n, len(bufs[0]))
+			bufs[0] = bufs[0][k:]
+			n -= k
+			if len(bufs[0]) == 0 {
+				bufs = bufs[1:]
+			}
+		}
+	}
+	return nil
+}
+
 // plainWriter writes buffer by buffer through the file.
 type plainWriter struct{ f vfs.File }
 
@@ -61,10 +121,26 @@ func preallocate(f vfs.File, size int64) error {
 		return err
 	}
 	info, err := f.Stat()
-	if err != nil || info.Size() >= size || f.Fd() == vfs.InvalidFd {
+	d := descriptorOf(f)
+	if err != nil || info.Size() >= size || d == nil {
 		return err
 	}
-	return extend(f.Fd(), size)
+	return retryInterrupted(func() error { return d.Truncate(size) })
+}
+
+func dropCache(f vfs.File) error {
+	if d := descriptorOf(f); d != nil {
+		return d.DropCache()
+	}
+	return nil
+}
+
+// punchHole gives back the space of a range.
+func punchHole(f vfs.File, off, n int64) error {
+	if d := descriptorOf(f); d != nil {
+		return retryInterrupted(func() error { return d.PunchHole(off, n) })
+	}
+	return ErrNoPunch
 }
 
 // syncFolder makes the names in a folder durable.

@@ -2,16 +2,16 @@
 
 package segment
 
-import (
-	"syscall"
+import "syscall"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-)
+// osFile is a descriptor of the operating system.
+type osFile uintptr
 
-func newRecordWriter(f vfs.File, _ bool) recordWriter { return plainWriter{f} }
+// Pwritev writes the first buffer: the caller goes on with the next.
+func (fd osFile) Pwritev(bufs [][]byte, off int64) (int, error) {
+	return syscall.Pwrite(int(fd), bufs[0], off)
+}
 
-func extend(fd uintptr, size int64) error { return syscall.Ftruncate(int(fd), size) }
-
-func dropCache(vfs.File) error { return nil }
-
-func punchHole(vfs.File, int64, int64) error { return ErrNoPunch }
+func (fd osFile) Truncate(size int64) error    { return syscall.Ftruncate(int(fd), size) }
+func (fd osFile) DropCache() error             { return nil }
+func (fd osFile) PunchHole(off, n int64) error { return ErrNoPunch }
