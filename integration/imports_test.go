@@ -30,6 +30,7 @@ var layers = []layer{
 	{name: "reservation", banned: []string{"github.com", "os", "net", "io/fs", "time", "golang.org/x/sys"}},
 	{name: "store/segment", banned: []string{pebble}, except: []string{pebble + "/vfs"}},
 	{name: "store/index"},
+	{name: "store/crashfs", banned: []string{pebble}, except: []string{pebble + "/vfs"}}, // for tests; the layer below all
 	{name: "integration", banned: []string{"github.com/cockroachdb", "github.com/pojntfx"}},
 }
 

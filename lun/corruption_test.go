@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
+	"lunar/store/crashfs"
 )
 
 // damageBlock flips a byte of where the LUN's block lies.
@@ -128,7 +128,7 @@ func damagedLog(t *testing.T) (m *model, was stamps) {
 	}
 	m.put("a", 8, 2)
 	m.sync("a")
-	fs := m.fs.CrashClone(vfs.CrashCloneCfg{})
+	fs := m.fs.Image(crashfs.LoseAll())
 	m.p.Abandon()
 	m.fs = fs
 	m.damage(last.number, last.at+3, 1)

@@ -2,13 +2,11 @@ package lun
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"lunar/store/crashfs"
 )
 
 // crashWork is a few operations that are crashed at every write and sync of
@@ -105,9 +103,9 @@ var crashWorks = []crashWork{
 		clean`},
 }
 
-// TestCrashAtEveryOperation cuts the power before each write-kind operation on
-// any file, the log's and the index's, with all of what was not synced lost and with all of
-// it kept. The pool must open by itself and be as before or as after the
+// TestCrashAtEveryOperation cuts the power before each operation that changes or syncs
+// any file, the log's and the index's, with all of what was not synced lost, with all of
+// it kept, and twice with some of it. The pool must open by itself and be as before or as after the
 // operation that ran, in content and, when space has been given back, in every account.
 // Some of the pools are crashed again at each operation of their recovery.
 func TestCrashAtEveryOperation(t *testing.T) {
@@ -120,7 +118,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 }
 
 func (w crashWork) run(t *testing.T) {
-	base := crashStory(t, vfs.NewCrashableMem(), nil)
+	base := crashStory(t, crashfs.New())
 	base.open()
 	base.lines(w.setup)
 	if _, err := base.reopen(nil); err != nil {
@@ -135,14 +133,14 @@ func (w crashWork) run(t *testing.T) {
 	}
 	states := make([]string, len(ops)+1) // after so many operations
 	for i := range states {
-		s := crashStory(t, wholeClone(base.fs), nil)
+		s := crashStory(t, base.fs.Image(crashfs.KeepAll()))
 		s.open()
 		s.lines(strings.Join(ops[:i], "\n"))
 		states[i] = s.settled()
 		s.p.Abandon()
 	}
-	power := &powerCutter{keep: []int{0, 100}}
-	s := crashStory(t, wholeClone(base.fs), power)
+	power := &powerCutter{all: true, some: 2}
+	s := crashStory(t, base.fs.Image(crashfs.KeepAll()))
 	s.open()
 	tested, again := 0, 0
 	for i, op := range ops {
@@ -153,7 +151,7 @@ func (w crashWork) run(t *testing.T) {
 			if raceEnabled && tested%24 != 0 {
 				continue
 			}
-			where := fmt.Sprintf("%q, crashed before %s, keeping %d %% of what was not synced", op, c.at, c.keep)
+			where := fmt.Sprintf("%q, crashed before %s", op, c.at)
 			again += w.recover(t, c.fs, where, !raceEnabled && tested%29 == 0, states[i], states[i+1])
 		}
 	}
@@ -166,13 +164,13 @@ func (w crashWork) run(t *testing.T) {
 
 // recover opens what a crash left, which must be one of two states. With twice it
 // is also crashed at each operation of the recovery.
-func (w crashWork) recover(t *testing.T, fs *vfs.MemFS, where string, twice bool, before, after string) int {
+func (w crashWork) recover(t *testing.T, fs *crashfs.FS, where string, twice bool, before, after string) int {
 	t.Helper()
-	power := &powerCutter{keep: []int{0}}
+	power := &powerCutter{some: 1}
 	if twice {
 		power.arm(fs)
 	}
-	s := crashStory(t, fs, power)
+	s := crashStory(t, fs)
 	s.open()
 	more := power.disarm()
 	defer func() { s.p.Abandon() }()
@@ -187,21 +185,11 @@ func (w crashWork) recover(t *testing.T, fs *vfs.MemFS, where string, twice bool
 }
 
 // crashStory is a story on a file system, without a pool yet; its writes are flushed.
-func crashStory(t *testing.T, fs *vfs.MemFS, power *powerCutter) *story {
+func crashStory(t *testing.T, fs *crashfs.FS) *story {
 	s := prepareStory(t)
 	s.fs, s.scatter, s.durable = fs, true, true
 	s.o.SegmentBytes, s.o.RecordBlocks = 64<<10, 4
-	if power != nil {
-		s.wrap = func(fs vfs.FS) vfs.FS { return errorfs.Wrap(fs, power) }
-	}
 	return s
-}
-
-func wholeClone(fs *vfs.MemFS) *vfs.MemFS { return crashClone(fs, 100) }
-
-// crashClone is what a power cut leaves; 0 and 100 percent are the same each time.
-func crashClone(fs *vfs.MemFS, keep int) *vfs.MemFS {
-	return fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: keep, RNG: rand.New(rand.NewPCG(1, 1))})
 }
 
 // lines runs a script whose refusals are part of it.
@@ -235,49 +223,60 @@ func (s *story) settled() string {
 	return s.view()
 }
 
-// powerCutter takes a copy of a file system as a power cut would leave it before
-// each write-kind operation, while it is armed.
+// powerCutter takes images of a file system as power cuts would leave it before
+// each operation, while it is armed. One that loses all is the same until something was synced.
 type powerCutter struct {
-	keep []int // percent of what is not synced
+	all  bool // one that keeps all
+	some int  // how many that keep a part
 
-	mu   sync.Mutex
-	fs   *vfs.MemFS
-	n    int
-	cuts []powerCut
+	mu     sync.Mutex
+	fs     *crashfs.FS
+	synced bool
+	cuts   []powerCut
 }
 
 type powerCut struct {
-	fs   *vfs.MemFS
-	keep int
-	at   string
+	fs *crashfs.FS
+	at string
 }
 
-func (p *powerCutter) String() string { return "power cuts" }
-
-func (p *powerCutter) arm(fs *vfs.MemFS) {
+func (p *powerCutter) arm(fs *crashfs.FS) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.fs = fs
+	p.fs, p.synced = fs, true
+	fs.SetHook(p.cut)
 }
 
 func (p *powerCutter) disarm() []powerCut {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	cuts := p.cuts
+	if p.fs != nil {
+		p.fs.SetHook(nil)
+	}
 	p.fs, p.cuts = nil, nil
 	return cuts
 }
 
-func (p *powerCutter) MaybeError(op errorfs.Op) error {
+func (p *powerCutter) cut(op crashfs.Op) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.fs == nil || op.Kind.ReadOrWrite() != errorfs.OpIsWrite || op.Kind == errorfs.OpFileClose {
+	if p.fs == nil {
 		return nil
 	}
-	p.n++
-	at := fmt.Sprintf("operation %d (kind %d of %s at %d)", p.n, op.Kind, op.Path, op.Offset)
-	for _, keep := range p.keep {
-		p.cuts = append(p.cuts, powerCut{crashClone(p.fs, keep), keep, at})
+	var losses []crashfs.Loss
+	if p.synced {
+		losses = append(losses, crashfs.LoseAll())
 	}
+	if p.all {
+		losses = append(losses, crashfs.KeepAll())
+	}
+	for i := range p.some {
+		losses = append(losses, crashfs.KeepSome(uint64(op.N*8+i)))
+	}
+	for _, l := range losses {
+		p.cuts = append(p.cuts, powerCut{p.fs.Image(l), fmt.Sprintf("%s, %s", op, l)})
+	}
+	p.synced = op.Syncs()
 	return nil
 }

@@ -8,8 +8,9 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"lunar/store/crashfs"
 )
 
 // faulty is a disk whose n-th counted operation fails, once.
@@ -54,7 +55,7 @@ type badDay struct {
 }
 
 func newBadDay(t *testing.T, f *faulty) *badDay {
-	m := &model{t: t, fs: vfs.NewCrashableMem(), heads: map[string]stamps{}, snaps: map[string]map[string]stamps{}}
+	m := &model{t: t, fs: crashfs.New(), heads: map[string]stamps{}, snaps: map[string]map[string]stamps{}}
 	m.o = Options{
 		Dir: "pool", Capacity: 1 << 30, Manual: true, PlainWrites: true,
 		SegmentBytes: 64 << 10, RecordBlocks: 8, IndexCache: 1 << 20, FS: errorfs.Wrap(m.fs, f),
@@ -161,7 +162,7 @@ func (d *badDay) reads() {
 }
 
 // after reopens on the healthy file system: what was flushed is there.
-func (d *badDay) after(fs *vfs.MemFS) {
+func (d *badDay) after(fs *crashfs.FS) {
 	d.t.Helper()
 	o := d.o
 	o.FS = fs
@@ -201,7 +202,7 @@ func oneBadDay(t *testing.T, f *faulty) *badDay {
 	if len(d.failed) > 0 && !f.kinds(errorfs.OpFileWriteAt) && errors.As(d.failed[0], &errno) && errno == syscall.ENOSPC {
 		t.Errorf("a failed sync is final, yet the client is told that space may come back: %v", d.failed[0])
 	}
-	crashed := d.fs.CrashClone(vfs.CrashCloneCfg{})
+	crashed := d.fs.Image(crashfs.LoseAll())
 	d.p.Abandon()
 	d.after(crashed)
 	d.after(d.fs)

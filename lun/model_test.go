@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
+	"lunar/store/crashfs"
 )
 
 // The model test: random operations on a pool whose whole file system can be
@@ -61,7 +61,7 @@ type delta struct {
 type model struct {
 	t     *testing.T
 	rng   *rand.Rand
-	fs    *vfs.MemFS
+	fs    *crashfs.FS
 	p     *Pool
 	o     Options
 	next  uint64
@@ -136,7 +136,7 @@ func sortStrings(s []string) {
 
 func newModel(t *testing.T, seed uint64) *model {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	m := &model{t: t, rng: rng, fs: vfs.NewCrashableMem(), heads: map[string]stamps{}, snaps: map[string]map[string]stamps{}}
+	m := &model{t: t, rng: rng, fs: crashfs.New(), heads: map[string]stamps{}, snaps: map[string]map[string]stamps{}}
 	m.o = Options{
 		Dir: "pool", Capacity: 1 << 30, Manual: true, Now: steppingClock(),
 		SegmentBytes: []int64{64 << 10, 128 << 10, 512 << 10}[rng.IntN(3)],
@@ -470,14 +470,14 @@ func (m *model) consistent() {
 // crash cuts the power: what was not synced is lost in full or in part. What is
 // there afterwards must be everything durable and a prefix of the rest.
 func (m *model) crash() {
-	lost := []int{0, 100, 50}[m.rng.IntN(3)]
-	m.logf("crash, keeping %d %% of what is not synced", lost)
-	fs := m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: lost, RNG: m.rng})
+	loss := []crashfs.Loss{crashfs.LoseAll(), crashfs.KeepAll(), crashfs.KeepSome(m.rng.Uint64())}[m.rng.IntN(3)]
+	m.logf("crash, %s", loss)
+	fs := m.fs.Image(loss)
 	m.p.Abandon()
 	m.fs = fs
 	m.open()
 	if m.rng.IntN(4) == 0 { // a second crash right after recovery
-		fs := m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 0, RNG: m.rng})
+		fs := m.fs.Image(crashfs.LoseAll())
 		m.p.Abandon()
 		m.fs = fs
 		m.open()

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
+	"lunar/store/crashfs"
 )
 
 // chain writes a number to A, then B, then C, then the next number: whoever
@@ -60,7 +62,7 @@ func (c *chaos) ordered(snap string, blocks []int) error {
 }
 
 func TestGroupSnapshotsKeepTheOrderOfWrites(t *testing.T) {
-	mem := vfs.NewCrashableMem()
+	mem := crashfs.New()
 	o := Options{Dir: "pool", FS: mem, Capacity: 1 << 30, SegmentBytes: 128 << 10, RecordBlocks: 8}
 	p, err := Open(context.Background(), o)
 	if err != nil {
@@ -100,8 +102,8 @@ func TestGroupSnapshotsKeepTheOrderOfWrites(t *testing.T) {
 		fns = append(fns, func() error { return c.chain(block, &done[i]) })
 	}
 	c.all(t, 2*time.Second, fns...)
-	for _, percent := range []int{100, 0} {
-		o.FS = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(1, 1))})
+	for _, loss := range []crashfs.Loss{crashfs.KeepAll(), crashfs.LoseAll(), crashfs.KeepSome(1)} {
+		o.FS = mem.Image(loss)
 		c.p.Abandon()
 		if p, err = Open(context.Background(), o); err != nil {
 			t.Fatal(err)
@@ -140,16 +142,23 @@ func prefixOf(got []uint64) error {
 	return nil
 }
 
+// TestCheckpointsRacingWritersAndACrash cuts the power at operations of the file system while two clients write and
+// flush, and checkpoints and the cleaner run beside them. Of each client a prefix is there, and what it flushed.
 func TestCheckpointsRacingWritersAndACrash(t *testing.T) {
-	for round := range 3 {
-		for _, percent := range []int{0, 100} {
-			t.Run(fmt.Sprintf("round=%d/kept=%d", round, percent), func(t *testing.T) { raceAndCrash(t, round, percent) })
-		}
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { raceAndCrash(t, seed, 12) })
 	}
 }
 
-func raceAndCrash(t *testing.T, round, percent int) {
-	mem := vfs.NewCrashableMem()
+// racedCut is what one power cut left, and what each writer had flushed by then.
+type racedCut struct {
+	fs    *crashfs.FS
+	at    string
+	floor []uint64
+}
+
+func raceAndCrash(t *testing.T, seed uint64, cuts int) {
+	mem := crashfs.New()
 	o := Options{Dir: "pool", FS: mem, Capacity: 1 << 30, SegmentBytes: 64 << 10, RecordBlocks: 8, Manual: true, IndexCache: 1}
 	p, err := Open(context.Background(), o)
 	if err != nil {
@@ -162,77 +171,108 @@ func raceAndCrash(t *testing.T, round, percent int) {
 	}
 	writers := []*writer{newWriter("a", 0), newWriter("a", 100)}
 	durable := make([]atomic.Uint64, len(writers))
-	var crashed *vfs.MemFS
-	floor := make([]uint64, len(writers))
+	got := cutAtRandom(mem, seed, cuts, durable, &c.stop)
 	fns := []func() error{func() error {
-		for n := 0; !c.stop.Load(); n++ {
-			if n == 3+round {
-				for i := range floor {
-					floor[i] = durable[i].Load()
-				}
-				crashed = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(1, 1))})
-				c.stop.Store(true)
-				return nil
-			}
-			_, err := p.Clean(context.Background())
-			if err != nil {
+		for !c.stop.Load() {
+			if _, err := p.Clean(context.Background()); err != nil {
 				return err
 			}
 		}
 		return nil
 	}}
 	for i, w := range writers {
-		fns = append(fns, func() error {
-			return c.open("a", "", func(v *Volume) error {
-				b := make([]byte, blockSize)
-				for n := uint64(1); !c.stop.Load(); n++ {
-					fill(b, n)
-					if err := v.WriteAt(b, int64(w.slots[(n-1)%chaosSlots])*blockSize, false); err != nil {
-						return err
-					}
-					if n%50 == 0 {
-						if err := v.Flush(); err != nil {
-							return err
-						}
-						durable[i].Store(n)
-					}
-				}
-				return nil
-			})
-		})
+		fns = append(fns, func() error { return c.number(w, &durable[i]) })
 	}
-	c.all(t, 20*time.Second, fns...)
+	c.all(t, 60*time.Second, fns...)
+	mem.SetHook(nil)
 	c.p.Abandon()
-	if crashed == nil {
-		t.Fatal("too slow: no crash happened")
+	if len(got()) < cuts {
+		t.Fatalf("too slow: only %d power cuts", len(got()))
 	}
-	o.FS = crashed
-	if p, err = Open(context.Background(), o); err != nil {
-		t.Fatal(err)
+	for _, cut := range got() {
+		o.FS = cut.fs
+		if c.p, err = Open(context.Background(), o); err != nil {
+			t.Fatalf("%s: %v", cut.at, err)
+		}
+		for i, w := range writers {
+			if err := c.numbers(w, cut.floor[i]); err != nil {
+				t.Errorf("%s: writer %d: %v", cut.at, i, err)
+			}
+		}
+		checkPool(t, c.p)
+		c.p.Abandon()
 	}
-	c.p = p
-	for i, w := range writers {
-		var got []uint64
-		err := c.open("a", "", func(v *Volume) error {
-			for _, block := range w.slots {
-				s, err := readStamp(v, block)
-				if err != nil {
+}
+
+// cutAtRandom cuts the power at operations that the seed chooses, and then stops all.
+func cutAtRandom(mem *crashfs.FS, seed uint64, cuts int, durable []atomic.Uint64, stop *atomic.Bool) func() []racedCut {
+	var mu sync.Mutex
+	var out []racedCut
+	rng := rand.New(rand.NewPCG(seed, 3))
+	left := 20
+	mem.SetHook(func(op crashfs.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if left--; left > 0 || len(out) == cuts {
+			return nil
+		}
+		left = 1 + rng.IntN(60)
+		var floor []uint64
+		for i := range durable {
+			floor = append(floor, durable[i].Load())
+		}
+		loss := []crashfs.Loss{crashfs.LoseAll(), crashfs.KeepAll(), crashfs.KeepSome(rng.Uint64()), crashfs.KeepSome(rng.Uint64())}[len(out)%4]
+		out = append(out, racedCut{mem.Image(loss), fmt.Sprintf("%s, %s", op, loss), floor})
+		if len(out) == cuts {
+			stop.Store(true)
+		}
+		return nil
+	})
+	return func() []racedCut {
+		mu.Lock()
+		defer mu.Unlock()
+		return out
+	}
+}
+
+// number writes numbers round the slots of a writer, and notes what it flushed.
+func (c *chaos) number(w *writer, durable *atomic.Uint64) error {
+	return c.open("a", "", func(v *Volume) error {
+		b := make([]byte, blockSize)
+		for n := uint64(1); !c.stop.Load(); n++ {
+			fill(b, n)
+			if err := v.WriteAt(b, int64(w.slots[(n-1)%chaosSlots])*blockSize, false); err != nil {
+				return err
+			}
+			if n%50 == 0 {
+				if err := v.Flush(); err != nil {
 					return err
 				}
-				got = append(got, s)
+				durable.Store(n)
 			}
-			return nil
-		})
-		if err = errors.Join(err, prefixOf(got)); err != nil {
-			t.Errorf("writer %d: %v", i, err)
 		}
-		top := uint64(0)
-		for _, s := range got {
-			top = max(top, s)
+		return nil
+	})
+}
+
+// numbers checks what is left of a writer.
+func (c *chaos) numbers(w *writer, floor uint64) error {
+	var got []uint64
+	err := c.open("a", "", func(v *Volume) error {
+		for _, block := range w.slots {
+			s, err := readStamp(v, block)
+			if err != nil {
+				return err
+			}
+			got = append(got, s)
 		}
-		if top < floor[i] {
-			t.Errorf("writer %d: write %d was flushed, the last there is %d", i, floor[i], top)
-		}
+		return nil
+	})
+	if err = errors.Join(err, prefixOf(got)); err != nil {
+		return err
 	}
-	checkPool(t, c.p)
+	if top := slices.Max(got); top < floor {
+		return fmt.Errorf("write %d was flushed, the last there is %d", floor, top)
+	}
+	return nil
 }

@@ -9,9 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"lunar/cow"
+	"lunar/store/crashfs"
 )
 
 var (
@@ -245,8 +244,8 @@ func growTree(t *testing.T, seed uint64) {
 			t.Logf("seed %d:\n%s", seed, strings.Join(done, "\n"))
 		}
 	}()
-	power := &powerCutter{keep: []int{0, 100}}
-	s := crashStory(t, vfs.NewCrashableMem(), power)
+	power := &powerCutter{all: true, some: 1}
+	s := crashStory(t, crashfs.New())
 	s.open()
 	defer func() { s.p.Abandon() }()
 	crashes, ops := 0, 60
@@ -335,8 +334,8 @@ func freedAlone(r *release, id cow.VersionID) (n int64, err error) {
 
 func afterCrash(t *testing.T, c powerCut, op, before, after string) {
 	t.Helper()
-	where := fmt.Sprintf("%q, crashed before %s, keeping %d %%", op, c.at, c.keep)
-	s := crashStory(t, c.fs, nil)
+	where := fmt.Sprintf("%q, crashed before %s", op, c.at)
+	s := crashStory(t, c.fs)
 	s.open()
 	defer func() { s.p.Abandon() }()
 	s.checkAt(where)

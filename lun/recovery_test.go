@@ -6,9 +6,9 @@ import (
 	"math/rand/v2"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"lunar/store/crashfs"
 	"lunar/store/segment"
 )
 
@@ -19,7 +19,7 @@ func scripted(t *testing.T) *model { return scriptedIn(t, 64<<10) }
 
 func scriptedIn(t *testing.T, segmentBytes int64) *model {
 	m := &model{
-		t: t, rng: rand.New(rand.NewPCG(1, 2)), fs: vfs.NewCrashableMem(),
+		t: t, rng: rand.New(rand.NewPCG(1, 2)), fs: crashfs.New(),
 		heads: map[string]stamps{}, snaps: map[string]map[string]stamps{},
 		o: Options{
 			Dir: "pool", Capacity: 1 << 30, Manual: true, Now: steppingClock(),
@@ -74,10 +74,21 @@ func (m *model) checkpoint() {
 	m.settle()
 }
 
+// loss is that of 0 or 100 percent, and of a random part where it is neither.
+func (m *model) loss(percent int) crashfs.Loss {
+	switch percent {
+	case 0:
+		return crashfs.LoseAll()
+	case 100:
+		return crashfs.KeepAll()
+	}
+	return crashfs.KeepSome(m.rng.Uint64())
+}
+
 // cut cuts the power, keeping percent of what was not synced, and verifies.
 func (m *model) cut(percent int) {
 	m.t.Helper()
-	fs := m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: m.rng})
+	fs := m.fs.Image(m.loss(percent))
 	m.p.Abandon()
 	m.fs = fs
 	m.open()
@@ -110,11 +121,11 @@ type recordAt struct {
 // damage overwrites bytes of a segment file below the file system.
 func (m *model) damage(number uint64, at int64, n int) {
 	m.t.Helper()
-	b, err := m.fs.UnsafeGetFileDataBuffer(m.fs.PathJoin(m.o.Dir, segmentDir, segment.Name(number)))
-	m.check(err, "segment file")
-	for i := range n {
-		b[at+int64(i)] ^= 0x5a
-	}
+	m.check(m.fs.Damage(m.fs.PathJoin(m.o.Dir, segmentDir, segment.Name(number)), at, n, func(b []byte) {
+		for i := range b {
+			b[i] ^= 0x5a
+		}
+	}), "damage")
 }
 
 // reuseScript makes segments die by overwriting, be released by a checkpoint,
@@ -181,7 +192,7 @@ func TestRecordsBehindATearDoNotComeBack(t *testing.T) {
 			if len(loose) < 3 {
 				t.Fatalf("%d records are not durable, want 3", len(loose))
 			}
-			fs := m.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: m.rng})
+			fs := m.fs.Image(crashfs.KeepAll())
 			m.p.Abandon()
 			m.fs = fs
 			m.damage(loose[1].number, loose[1].at, blockSize)
@@ -228,9 +239,9 @@ func TestFlushAfterKillCoversThePageCache(t *testing.T) {
 
 // cutter is a file system under a pool that cuts the power at an operation.
 type cutter struct {
-	mem   *vfs.MemFS
+	mem   *crashfs.FS
 	armed func(errorfs.Op) bool
-	saved *vfs.MemFS // as the power cut left it
+	saved *crashfs.FS // as the power cut left it
 }
 
 func (c *cutter) String() string { return "cutter" }
@@ -240,7 +251,7 @@ func (c *cutter) MaybeError(op errorfs.Op) error {
 		return errIO
 	}
 	if c.armed != nil && c.armed(op) {
-		c.saved = c.mem.CrashClone(vfs.CrashCloneCfg{})
+		c.saved = c.mem.Image(crashfs.LoseAll())
 		return errIO
 	}
 	return nil

@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"github.com/cockroachdb/datadriven"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"lunar/cow"
+	"lunar/store/crashfs"
 )
 
 // TestStory runs the scripts of testdata/story: what a user does to a pool, and
@@ -53,14 +53,13 @@ const storyUnit = 64 * blockSize
 // still until it is moved, and clients that the script attaches.
 type story struct {
 	t       testing.TB
-	fs      *vfs.MemFS
+	fs      *crashfs.FS
 	p       *Pool
 	o       Options
 	at      time.Time
 	clients []*storyClient
-	scatter bool                // a unit is one block, and neighbours lie on three pages
-	durable bool                // each write is flushed before it is answered
-	wrap    func(vfs.FS) vfs.FS // what the pool sees of fs; nil: fs itself
+	scatter bool // a unit is one block, and neighbours lie on three pages
+	durable bool // each write is flushed before it is answered
 }
 
 // unit is how many bytes a letter stands for, and where the unit'th of them is.
@@ -102,7 +101,7 @@ var storyBegin = time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
 
 // prepareStory is a story whose pool is not open yet.
 func prepareStory(t testing.TB) *story {
-	s := &story{t: t, fs: vfs.NewCrashableMem(), at: storyBegin}
+	s := &story{t: t, fs: crashfs.New(), at: storyBegin}
 	s.o = Options{Dir: "pool", Capacity: 256 << 20, Manual: true, SegmentBytes: 1 << 20, Now: func() time.Time { return s.at }}
 	return s
 }
@@ -110,9 +109,6 @@ func prepareStory(t testing.TB) *story {
 func (s *story) open() {
 	s.t.Helper()
 	s.o.FS = s.fs
-	if s.wrap != nil {
-		s.o.FS = s.wrap(s.fs)
-	}
 	p, err := Open(bg, s.o)
 	if err != nil {
 		s.t.Fatal(err)
@@ -480,7 +476,7 @@ func (s *story) publish([]string) (string, error) {
 }
 
 func (s *story) crash([]string) (string, error) {
-	fs := s.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 0})
+	fs := s.fs.Image(crashfs.LoseAll())
 	s.p.Abandon()
 	s.fs = fs
 	s.open()

@@ -1,6 +1,7 @@
 package crashfs
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -29,6 +30,16 @@ func KeepAll() Loss { return Loss{way: keepAll} }
 
 // KeepSome keeps some of it, in part torn; which, only the seed decides.
 func KeepSome(seed uint64) Loss { return Loss{way: keepSome, seed: seed} }
+
+func (l Loss) String() string {
+	switch l.way {
+	case loseAll:
+		return "losing all that was not synced"
+	case keepAll:
+		return "keeping all that was not synced"
+	}
+	return fmt.Sprintf("keeping some of what was not synced by seed %d", l.seed)
+}
 
 // Image is what a crash leaves: a new file system, with nothing open or locked.
 func (fs *FS) Image(l Loss) *FS {
