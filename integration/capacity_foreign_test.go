@@ -42,6 +42,15 @@ func TestForeignPreallocated(t *testing.T) {
 			t.Errorf("ENOSPC after %d of %d MiB", written/mib, offered/mib)
 		}
 		checkFilled(t, thin, 0, written, 1)
+		thin.Disconnect()
+		s.Restart() // with what the ballast keeps for the index
+		if n := len(events(t, s, "is preallocated")); n > 1 {
+			t.Errorf("%d events say that the capacity is preallocated", n)
+		}
+		if err := fioVerify(s, "thick", thick, 2); err != nil {
+			t.Fatalf("a thick LUN after a start with everything full: %v\n%s", err, s.Log())
+		}
+		checkFilled(t, s.Dial("thin"), 0, written, 1)
 	})
 }
 

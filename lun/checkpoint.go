@@ -37,7 +37,8 @@ type durable struct {
 	Highest  uint64 `json:"highest_segment"`
 	Format   int    `json:"format,omitempty"` // of the catalogue and the counters; 1 is not written
 
-	// The same for those who read while a checkpoint runs.
+	// The same for those who read while a checkpoint runs; room is the capacity
+	// that is in force, which the next checkpoint makes durable.
 	ids, room atomicInt
 	position  atomicInt
 }
@@ -46,7 +47,6 @@ type atomicInt = atomic.Int64
 
 func (d *durable) publish() {
 	d.ids.Store(int64(d.IDs))
-	d.room.Store(d.Capacity)
 	d.position.Store(int64(d.Position))
 }
 
@@ -68,14 +68,23 @@ type pending struct {
 func (p *Pool) Checkpoint() error {
 	p.ckptMu.Lock()
 	defer p.ckptMu.Unlock()
-	err := p.checkpointHeld()
-	if errors.Is(err, index.ErrNoRoom) && p.ballast.yield(2) > 0 {
-		err = p.checkpointHeld() // what the ballast kept for the index
+	return p.checkpointHeld()
+}
+
+// checkpointHeld is Checkpoint with ckptMu held. Where the file system has no room for
+// the commit, it is made with what the ballast keeps for the index.
+func (p *Pool) checkpointHeld() error {
+	err := p.tryCheckpoint()
+	for try := 0; try < 4 && errors.Is(err, index.ErrNoRoom) && p.ballast.makeRoom(1); try++ {
+		err = p.tryCheckpoint()
+	}
+	if errors.Is(err, index.ErrNoRoom) {
+		p.event("checkpoint", "", "checkpoint postponed: "+err.Error())
 	}
 	return err
 }
 
-func (p *Pool) checkpointHeld() error {
+func (p *Pool) tryCheckpoint() error {
 	if err := p.writable(); err != nil {
 		return err
 	}
@@ -95,7 +104,6 @@ func (p *Pool) checkpointHeld() error {
 		// Nothing was written: the next checkpoint takes it along.
 		p.overlay.undo()
 		p.putBack(pend)
-		p.event("checkpoint", "", "checkpoint postponed: "+err.Error())
 		return err
 	}
 	if err != nil {

@@ -43,11 +43,35 @@ func (p *Pool) files() int64 {
 // maxSegments is how many segment files there may be: as many as the capacity has
 // room for beside the index, and no more than the file system has.
 func (p *Pool) maxSegments() int {
-	n := max((p.state.capacity()-p.indexBytes())/p.id.SegmentBytes, 8)
+	n := p.aboveFiles(max((p.state.capacity()-p.indexShare())/p.id.SegmentBytes, 8))
 	if d := p.look(); d.ok && p.logNow.Load() != nil {
-		n = min(n, p.files()+max(d.avail-p.indexRoom(), 0)/p.id.SegmentBytes+p.ballast.count())
+		n = min(n, p.files()+max(d.avail-p.indexRoom(), 0)/p.id.SegmentBytes+p.ballast.forLog())
 	}
 	return int(n)
+}
+
+// aboveFiles keeps a limit that has fallen below the segments in use, as the capacity
+// has shrunk or the index has grown, out of the cleaner's way: to empty some it needs
+// others to copy to. So it follows the fewest in use since, a few above them, until
+// there is room below the limit again; writers go on slowly meanwhile.
+func (p *Pool) aboveFiles(limit int64) int64 {
+	log := p.logNow.Load()
+	if log == nil {
+		return limit
+	}
+	st := log.Stats()
+	used, fewest := int64(st.Files-st.Free-st.Prepared), p.fewest.Load()
+	switch {
+	case fewest == 0 && used <= limit:
+		return limit
+	case used+2*keptSegments <= limit:
+		p.fewest.Store(0)
+		return limit
+	case fewest == 0 || used < fewest:
+		fewest = used
+		p.fewest.Store(used)
+	}
+	return max(limit, fewest+2*keptSegments)
 }
 
 // indexRoom is what is kept free on the file system for the index to grow.

@@ -25,6 +25,7 @@ func (p *Pool) loadCatalogue() error {
 		}
 	}
 	p.state.publish()
+	p.state.room.Store(p.state.Capacity)
 	p.tree = cow.NewTree(p.state.IDs)
 	if err := p.loadTree(); err != nil {
 		return err

@@ -272,7 +272,7 @@ func (p *Pool) readIdentity() error {
 
 func (p *Pool) openIndex() error {
 	x, err := p.tryIndex()
-	if errors.Is(err, index.ErrNoRoom) && p.ballast.yield(4) > 0 {
+	for try := 0; try < 4 && errors.Is(err, index.ErrNoRoom) && p.ballast.makeRoom(1); try++ {
 		x, err = p.tryIndex() // with what the ballast kept for it
 	}
 	if err != nil {

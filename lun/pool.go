@@ -95,35 +95,36 @@ type Pool struct {
 	lineage    lineage // guarded by adminMu
 	expiry     expiry  // guarded by adminMu
 
-	state        durable // what the last checkpoint committed
-	appended     atomic.Int64
-	entries      atomic.Int64
-	readOnly     atomic.Pointer[string]
-	clients      atomic.Pointer[ClientControl]
-	events       eventLog
-	janitor      *janitor
-	shardNext    atomic.Uint32
-	closed       atomic.Bool
-	spaceBack    broadcast
-	pace         pace
-	high         atomic.Int64                // available segments from which on there is no pressure
-	logNow       atomic.Pointer[segment.Log] // log, for those who are called before Open has returned
-	ballast      *ballast
-	foreign      atomic.Int64                 // bytes that others took of the file system, as last seen
-	warned       map[string]reservation.Level // what was reported, by what it is about; janitor only
-	followed     followed                     // when the warnings were last looked at; janitor only
-	ballastShort atomic.Bool
-	checking     atomic.Bool   // a check holds the checkpoint back, and with it the cleaner
-	mergeNew     atomic.Bool   // a merge was published that no checkpoint covers yet
-	moved        atomic.Int64  // blocks that the cleaner copied
-	merges       atomic.Uint64 // odd while records of a page are being joined
-	pressed      sync.Map      // cow.LUNID → true where an area is nearly full
-	coming       comingBack
-	rates        areaRates
-	inVain       map[cow.LUNID]time.Time // when recycling ahead found nothing; guarded by adminMu
-	overSeen     time.Time               // when borrowed space was last taken back; janitor only
-	lost         []string                // what recovery gave up, for people
-	marked       segment.Seq             // the log's end after the last mark; janitor only
+	state     durable // what the last checkpoint committed
+	appended  atomic.Int64
+	entries   atomic.Int64
+	readOnly  atomic.Pointer[string]
+	clients   atomic.Pointer[ClientControl]
+	events    eventLog
+	janitor   *janitor
+	shardNext atomic.Uint32
+	closed    atomic.Bool
+	spaceBack broadcast
+	pace      pace
+	high      atomic.Int64                // available segments from which on there is no pressure
+	logNow    atomic.Pointer[segment.Log] // log, for those who are called before Open has returned
+	ballast   *ballast
+	foreign   atomic.Int64                 // bytes that others took of the file system, as last seen
+	warned    map[string]reservation.Level // what was reported, by what it is about; janitor only
+	followed  followed                     // when the warnings were last looked at; janitor only
+	fewest    atomic.Int64                 // fewest segments in use since their limit fell below them; 0 when it is above
+	ballastOf atomic.Int64                 // capacity that was reported as preallocated; -1 when it was reported short
+	checking  atomic.Bool                  // a check holds the checkpoint back, and with it the cleaner
+	mergeNew  atomic.Bool                  // a merge was published that no checkpoint covers yet
+	moved     atomic.Int64                 // blocks that the cleaner copied
+	merges    atomic.Uint64                // odd while records of a page are being joined
+	pressed   sync.Map                     // cow.LUNID → true where an area is nearly full
+	coming    comingBack
+	rates     areaRates
+	inVain    map[cow.LUNID]time.Time // when recycling ahead found nothing; guarded by adminMu
+	overSeen  time.Time               // when borrowed space was last taken back; janitor only
+	lost      []string                // what recovery gave up, for people
+	marked    segment.Seq             // the log's end after the last mark; janitor only
 }
 
 // SetClients tells the pool who knows the attached clients.

@@ -117,6 +117,9 @@ func syncData(f vfs.File) error { return retryInterrupted(f.SyncData) }
 // space and its size does not change at each sync.
 func preallocate(f vfs.File, size int64) error {
 	err := retryInterrupted(func() error { return f.Preallocate(0, size) })
+	if errors.Is(err, syscall.ENOSPC) && allocated(f, size) {
+		err = nil
+	}
 	if err != nil && !errors.Is(err, syscall.EOPNOTSUPP) {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,6 +20,17 @@ func (fd osFile) Pwritev(bufs [][]byte, off int64) (int, error) {
 func (fd osFile) Truncate(size int64) error { return unix.Ftruncate(int(fd), size) }
 
 func (fd osFile) DropCache() error { return unix.Fadvise(int(fd), 0, 0, unix.FADV_DONTNEED) }
+
+// allocated says whether a file has the space for its full size. On a full xfs an
+// fallocate of what is allocated fails: it reserves the whole range once more.
+func allocated(f vfs.File, size int64) bool {
+	if f.Fd() == vfs.InvalidFd {
+		return false
+	}
+	var st unix.Stat_t
+	err := retryInterrupted(func() error { return unix.Fstat(int(f.Fd()), &st) })
+	return err == nil && st.Blocks*512 >= size
+}
 
 func (fd osFile) PunchHole(off, n int64) error {
 	err := unix.Fallocate(int(fd), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)

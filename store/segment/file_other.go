@@ -2,7 +2,13 @@
 
 package segment
 
-import "syscall"
+import (
+	"syscall"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+func allocated(vfs.File, int64) bool { return false }
 
 // osFile is a descriptor of the operating system.
 type osFile uintptr
