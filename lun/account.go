@@ -267,7 +267,7 @@ func (p *Pool) headroom(capacity int64) int64 {
 // takes more for a moment.
 func (p *Pool) indexBytes() int64 {
 	capacity := p.state.capacity()
-	return max(int64(p.index.DiskBytes()), min(capacity/64+6*p.memTable(), capacity/8))
+	return max(int64(p.index.DiskBytes())+p.backups.bytes(), min(capacity/64+6*p.memTable(), capacity/8))
 }
 
 // buildLedger makes the ledger from the tree and the counters.

@@ -36,6 +36,7 @@ type durable struct {
 	Capacity int64  `json:"capacity"`
 	Highest  uint64 `json:"highest_segment"`
 	Format   int    `json:"format,omitempty"` // of the catalogue and the counters; 1 is not written
+	Index    string `json:"index,omitempty"`  // names the index, for its copies
 
 	// The same for those who read while a checkpoint runs; room is the capacity
 	// that is in force, which the next checkpoint makes durable.
@@ -167,7 +168,7 @@ func (p *Pool) commitIndex(pend pending, gen *generation) error {
 	stagePages(b, gen)
 	counted := p.stageCounters(b, pend, gen)
 	used := p.stageSegments(b, pend, gen)
-	next := durable{Position: pend.position, Epoch: p.state.Epoch, IDs: max(p.state.IDs, pend.nextID+idMargin), Capacity: p.state.capacity(), Highest: p.space.top(), Format: p.state.Format}
+	next := durable{Position: pend.position, Epoch: p.state.Epoch, IDs: max(p.state.IDs, pend.nextID+idMargin), Capacity: p.state.capacity(), Highest: p.space.top(), Format: p.state.Format, Index: p.state.Index}
 	state, err := json.Marshal(&next)
 	if err != nil {
 		return err
@@ -179,8 +180,10 @@ func (p *Pool) commitIndex(pend pending, gen *generation) error {
 	counted()
 	used()
 	p.overlay.done()
+	p.commits++
 	p.state.Position, p.state.IDs, p.state.Highest = next.Position, next.IDs, next.Highest
 	p.state.publish()
+	p.noteAge()
 	p.ledger.SetIndex(p.indexBytes() / blockSize)
 	return nil
 }
@@ -273,7 +276,8 @@ func (p *Pool) stageCounters(b *index.Batch, pend pending, gen *generation) (com
 
 // stageSegments writes the rows of segments. A segment that is dead with this
 // commit loses its row with it: from then on replay looks into it again, which
-// must be so before it is used anew.
+// must be so before it is used anew. One that a copy of the index needs keeps a
+// row, sealed and without live blocks, until the copies are newer.
 func (p *Pool) stageSegments(b *index.Batch, pend pending, gen *generation) (committed func()) {
 	s := p.space
 	s.mu.Lock()
@@ -282,10 +286,20 @@ func (p *Pool) stageSegments(b *index.Batch, pend pending, gen *generation) (com
 		s.ofLocked(n)
 	}
 	var after []func()
+	commit, needed := p.commits+1, p.backups.needs()
 	for n, u := range s.segs {
 		old := u.sealed && uint64(u.info.Last) < pend.position
 		stored := u.stored + gen.segments[n]
+		died := u.died
+		if died == 0 {
+			died = commit
+		}
 		switch {
+		case stored == 0 && old && died > needed:
+			if !u.row || u.rowed != 0 || !u.rowSealed {
+				b.SetSegment(n, row{sealed: true, info: u.info}.marshal())
+			}
+			after = append(after, func() { u.stored, u.row, u.rowed, u.rowSealed, u.dead, u.died = 0, true, 0, true, false, died })
 		case stored == 0 && (old || !u.row):
 			if u.row {
 				b.DeleteSegment(n)
@@ -293,7 +307,7 @@ func (p *Pool) stageSegments(b *index.Batch, pend pending, gen *generation) (com
 			after = append(after, func() { u.stored, u.row, u.dead = 0, false, old })
 		case !u.row || u.rowed != stored || u.rowSealed != old:
 			b.SetSegment(n, row{live: stored, sealed: old, info: u.info}.marshal())
-			after = append(after, func() { u.stored, u.row, u.rowed, u.rowSealed, u.dead = stored, true, stored, old, false })
+			after = append(after, func() { u.stored, u.row, u.rowed, u.rowSealed, u.dead = stored, true, stored, old, false; u.died = 0 })
 		}
 	}
 	return func() {

@@ -58,6 +58,9 @@ func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 		done, moved, vs = done+k, moved+blocks, vs[n:]
 	}
 	p.cleaned(done, moved)
+	if err := p.renewBackups(); err != nil {
+		return p.Status(), err
+	}
 	if err := p.log.DropSpares(); err != nil { // with a ballast they become that
 		return p.Status(), p.logError(err)
 	}

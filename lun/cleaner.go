@@ -108,6 +108,11 @@ func (p *Pool) amplification() float64 {
 func (p *Pool) cleanRound(b *burst, idle bool) (more bool, err error) {
 	began, before := time.Now(), p.space.released.Load()
 	pressure := p.pressure()
+	if pressure > 0.5 && p.space.pinned() > 0 && p.giveUpBackups("segments are short") {
+		if err := p.Checkpoint(); err != nil {
+			return false, err
+		}
+	}
 	var vs []victim
 	switch {
 	case pressure > 0:

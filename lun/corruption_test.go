@@ -169,7 +169,7 @@ func TestDamagedLogOpensReadOnly(t *testing.T) {
 
 func TestAcceptedLossGoesOn(t *testing.T) {
 	m, was := damagedLog(t)
-	lines, err := Repair(context.Background(), func() Options { o := m.o; o.FS = m.fs; return o }(), true)
+	lines, err := Repair(context.Background(), func() Options { o := m.o; o.FS = m.fs; return o }(), RepairOptions{AcceptLoss: true})
 	m.check(err, "repair")
 	if len(lines) < 2 || !strings.Contains(lines[0], "are lost") {
 		t.Errorf("repair says %q", lines)

@@ -24,7 +24,7 @@ func (p *Pool) look() (d disk) {
 		return d
 	}
 	d.ok, d.avail = true, int64(min(du.AvailBytes, 1<<62))
-	toTake := p.state.capacity() - int64(p.index.DiskBytes()) - p.files()*p.id.SegmentBytes - p.ballast.bytes()
+	toTake := p.state.capacity() - int64(p.index.DiskBytes()) - p.backups.bytes() - p.files()*p.id.SegmentBytes - p.ballast.bytes()
 	d.missing = max(toTake-d.avail, 0)
 	if d.missing < p.state.capacity()/100 {
 		d.missing = 0 // the file system's own bookkeeping

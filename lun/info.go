@@ -93,6 +93,9 @@ type PoolStatus struct {
 	ProvisionedBytes   int64       `json:"provisioned_bytes"`
 	OverCommit         float64     `json:"over_commit"`
 	WriteAmplification float64     `json:"write_amplification"`
+
+	Backups     []BackupInfo `json:"index_backups,omitempty"`
+	PinnedBytes int64        `json:"pinned_bytes,omitempty"` // of segments that only copies of the index need
 }
 
 // Problem is one finding of a check.

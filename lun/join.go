@@ -60,7 +60,7 @@ func (p *Pool) join(into cow.VersionID, sources []cow.VersionID) (*join, []unit)
 			ofSource[id] = true
 		}
 		units = append(units, u)
-		j.rewrite = p.tree.Version(s).LUN != p.tree.Version(into).LUN
+		j.rewrite = j.rewrite || p.tree.Version(s).LUN != p.tree.Version(into).LUN
 	}
 	for _, id := range j.ids {
 		j.in[id] = true

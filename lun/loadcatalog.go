@@ -18,6 +18,9 @@ func (p *Pool) loadCatalogue() error {
 		if err := json.Unmarshal(body, &p.state); err != nil {
 			return Errorf(ErrCorrupt, "index: state makes no sense: %w", err)
 		}
+		if err := p.tooOld(&p.state); err != nil {
+			return err
+		}
 	} else {
 		p.state.Position, p.state.IDs, p.state.Format = 1, 1, catalogueFormat
 		if p.state.Capacity, err = p.defaultCapacity(); err != nil {
@@ -57,6 +60,9 @@ func (p *Pool) loadCatalogue() error {
 		u := p.space.of(n)
 		u.stored, u.rowed, u.row, u.rowSealed, u.sealed, u.info = r.live, r.live, true, r.sealed, r.sealed, r.info
 		u.live.Store(r.live)
+		if r.live == 0 && r.sealed {
+			u.died = 1 // perhaps before, which nobody knows any more
+		}
 		return nil
 	})
 	if err != nil {

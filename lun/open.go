@@ -99,11 +99,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Open opens the pool in o.Dir, and makes it if the folder is missing or empty.
-// It returns when every LUN can be served: the log behind the last checkpoint
-// has been replayed and a new checkpoint covers it.
-func Open(_ context.Context, o Options) (_ *Pool, err error) {
-	o = o.withDefaults()
+// newPool is a pool that nothing is open of yet.
+func newPool(o Options) *Pool {
 	p := &Pool{
 		opts: o, fs: o.FS, now: o.Now, overlay: newOverlay(), cum: map[cow.VersionID]counts{},
 		heads: map[cow.LUNID]*view{}, tips: map[cow.BranchID]*view{}, frozen: map[cow.VersionID]*view{},
@@ -115,6 +112,15 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 		p.reclaiming.urgent.Add(1)
 	}
 	p.cache = &cache{limit: int(max(o.IndexCache/pageBytes, 64))}
+	return p
+}
+
+// Open opens the pool in o.Dir, and makes it if the folder is missing or empty.
+// It returns when every LUN can be served: the log behind the last checkpoint
+// has been replayed and a new checkpoint covers it.
+func Open(_ context.Context, o Options) (_ *Pool, err error) {
+	p := newPool(o.withDefaults())
+	o = p.opts
 	defer func() {
 		if err != nil {
 			p.closeFiles()
@@ -133,6 +139,7 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 	if err := p.loadCatalogue(); err != nil {
 		return nil, err
 	}
+	p.loadBackups()
 	if err := p.recover(); err != nil {
 		return nil, err
 	}
@@ -170,7 +177,7 @@ func (p *Pool) openFolder() error {
 			switch {
 			case n == identityFile:
 				known = true
-			case n == lockFile, n == pidFile, n == indexDir, n == segmentDir, n == ballastDir, n == "lost+found", strings.HasSuffix(n, ".sock"), strings.HasPrefix(n, identityFile):
+			case n == lockFile, n == pidFile, n == indexDir, n == segmentDir, n == ballastDir, n == backupDir, n == "lost+found", strings.HasSuffix(n, ".sock"), strings.HasPrefix(n, identityFile):
 			default:
 				foreign = n
 			}
@@ -283,9 +290,13 @@ func (p *Pool) openIndex() error {
 }
 
 func (p *Pool) tryIndex() (*index.Index, error) {
+	return p.openIndexAt(p.path(indexDir), p.opts.ReadOnly)
+}
+
+func (p *Pool) openIndexAt(dir string, readOnly bool) (*index.Index, error) {
 	return index.Open(index.Options{
-		FS: p.fs, Dir: p.path(indexDir), CacheBytes: max(8<<20, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
-		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: p.opts.ReadOnly,
+		FS: p.fs, Dir: dir, CacheBytes: max(8<<20, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
+		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: readOnly,
 		MustExist: !p.fresh, Deterministic: p.opts.Manual, MemTableBytes: p.memTable(),
 	})
 }
@@ -362,6 +373,7 @@ func (p *Pool) goOn(rec segment.Recovered) error {
 	p.state.Epoch++
 	pend := p.takeObjects(uint64(rec.Next))
 	p.sealReplayed(rec)
+	p.noteSession(uint64(rec.Next), uint64(rec.LastReplayed))
 	if err := p.commitIndex(pend, p.overlay.swap()); err != nil {
 		return err
 	}

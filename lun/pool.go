@@ -34,6 +34,8 @@ type Options struct {
 	ReadOnly   bool // open without changing anything
 	AcceptLoss bool // go on behind an unreadable part of the log
 
+	BackUpEvery time.Duration // how often the index is copied; 0: 10 min, negative: never
+
 	RecordBlocks int  // most payload blocks of a log record; default 256
 	PlainWrites  bool // no vectored writes: a wrapped FS sees each one
 
@@ -125,6 +127,10 @@ type Pool struct {
 	overSeen  time.Time               // when borrowed space was last taken back; janitor only
 	lost      []string                // what recovery gave up, for people
 	marked    segment.Seq             // the log's end after the last mark; janitor only
+
+	commits    uint64 // of the index by this process; guarded by ckptMu
+	backups    backups
+	rebuilding bool // the index is made of an older copy, see rebuild
 }
 
 // SetClients tells the pool who knows the attached clients.

@@ -62,6 +62,9 @@ func (p *Pool) replayChange(c cow.Change) error {
 			p.takeDirty(v)
 		}
 	}
+	if p.rebuilding {
+		c = p.tree.Unswept(c)
+	}
 	p.applyLocked(c, nil)
 	p.forgotten(c.DropVersions)
 	return nil
@@ -138,6 +141,9 @@ func (p *Pool) boundReplay() error {
 		for _, v := range p.allViews() {
 			p.takeDirty(v)
 		}
+	}
+	if p.rebuilding {
+		return p.boundRebuild()
 	}
 	return nil
 }

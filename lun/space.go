@@ -31,8 +31,9 @@ type usage struct {
 	row       bool // the index has a row, which says:
 	rowed     int64
 	rowSealed bool
-	damaged   bool // the cleaner could not read it
-	dead      bool // the durable checkpoint neither points into it nor replays it
+	damaged   bool   // the cleaner could not read it
+	dead      bool   // the durable checkpoint neither points into it nor replays it
+	died      uint64 // nothing is mapped, but a copy of the index may need it: since this commit; 0 otherwise
 }
 
 func newSpace(segmentBytes int64) *space {
@@ -93,7 +94,7 @@ func (s *space) hasUnreleased() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range s.segs {
-		if u.sealed && u.live.Load() == 0 && !u.dead {
+		if u.sealed && u.live.Load() == 0 && !u.dead && u.died == 0 {
 			return true
 		}
 	}
@@ -114,12 +115,27 @@ func (s *space) takeDead() (out []uint64) {
 	return out
 }
 
+// pinned is how many segments wait for newer copies of the index only.
+func (s *space) pinned() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.segs {
+		if u.died != 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // totals returns the payload and live blocks of sealed segments and their number.
 func (s *space) totals() (payload, live int64, sealed int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range s.segs {
 		live += u.live.Load()
+		if u.died != 0 {
+			continue // nothing that cleaning could give back
+		}
 		if u.sealed {
 			payload += int64(u.info.Blocks)
 			sealed++

@@ -46,6 +46,9 @@ func writePool(w io.Writer, p lun.PoolStatus) error {
 	if r := p.Reclaim; r.Running || r.Pending > 0 {
 		f.add("coming back", reclaimText(r))
 	}
+	if n := len(p.Backups); n > 0 {
+		f.add("index copies", fmt.Sprintf("%d, the newest of %s; they hold %s of dead segments", n, p.Backups[0].Created.Format("2006-01-02 15:04:05 UTC"), humanSize(p.PinnedBytes)))
+	}
 	f.add("segments", strconv.Itoa(p.Segments))
 	f.add("amplification", fmt.Sprintf("%.2f bytes written to the log for each byte", p.WriteAmplification))
 	f.add("LUNs", strconv.Itoa(p.LUNs))

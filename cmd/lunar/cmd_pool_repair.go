@@ -4,24 +4,31 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"lunar/lun"
 )
 
 func newPoolRepairCmd(a *app) *cobra.Command {
-	var acceptLoss bool
+	var r lun.RepairOptions
 	cmd := &cobra.Command{
 		Use:   "repair",
 		Short: "Repair a pool that does not open any more",
-		Long: `Opens the data folder while no server runs and repairs what can be repaired without
-losing anything. Where a part of the log is unreadable it stops and names it;
---accept-loss goes on behind it.`,
-		Example: `  lunar pool repair --data /srv/lunar
+		Long: `Works on the data folder while no server runs. An index that is lost or damaged is
+made anew of the newest intact of its two copies and the log since; the damaged one
+is kept beside it as index.damaged-UTC. Then the pool is opened and checked. Where a
+part of the log is unreadable it stops and names it; --accept-loss goes on behind it.
+Where it fails, the folder is as it was. --dry-run says what would be done.`,
+		Example: `  lunar pool repair --data /srv/lunar --dry-run
+  lunar pool repair --data /srv/lunar
   lunar pool repair --data /srv/lunar --accept-loss`,
 		Args: wantArgs(),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runPoolRepair(cmd, a, acceptLoss) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runPoolRepair(cmd, a, r) },
 	}
-	cmd.Flags().BoolVar(&acceptLoss, "accept-loss", false, "go on without what cannot be read")
+	cmd.Flags().BoolVar(&r.AcceptLoss, "accept-loss", false, "go on without what cannot be read")
+	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done, and change nothing")
 	return cmd
 }
 
@@ -30,13 +37,19 @@ type repairResult struct {
 	Actions []string `json:"actions"`
 }
 
-func runPoolRepair(cmd *cobra.Command, a *app, acceptLoss bool) error {
+func runPoolRepair(cmd *cobra.Command, a *app, r lun.RepairOptions) error {
 	c, err := a.dataConfig()
 	if err != nil {
 		return err
 	}
-	actions, err := a.repair(cmd.Context(), poolOptions{Config: c, Logger: slog.New(slog.DiscardHandler)}, acceptLoss)
+	p := &steps{cmd: cmd}
+	r.Progress = p.set
+	actions, err := a.repair(cmd.Context(), poolOptions{Config: c, Logger: slog.New(slog.DiscardHandler)}, r)
+	p.end()
 	if err != nil {
+		for _, line := range actions { // why not, one by one
+			fmt.Fprintln(cmd.ErrOrStderr(), line)
+		}
 		return err
 	}
 	if actions == nil {
@@ -54,4 +67,28 @@ func runPoolRepair(cmd *cobra.Command, a *app, acceptLoss bool) error {
 		}
 		return nil
 	})
+}
+
+// steps is a meter for work in several steps.
+type steps struct {
+	cmd  *cobra.Command
+	what string
+	m    *meter
+}
+
+func (s *steps) set(what string, done, total int64) {
+	if what != s.what {
+		s.end()
+		s.what, s.m = what, newMeter(s.cmd.ErrOrStderr(), what, strings.HasPrefix(what, "copying"))
+	}
+	if total == 0 {
+		total = -1
+	}
+	s.m.set(done, total)
+}
+
+func (s *steps) end() {
+	if s.m != nil {
+		s.m.end()
+	}
 }

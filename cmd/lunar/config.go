@@ -35,8 +35,9 @@ type config struct {
 	ListSnaps    int
 	LogLevel     string
 	LogFormat    string
-	MemoryLimit  int64 // 0: Go's own
-	GCPercent    int   // 0: Go's own
+	BackUpEvery  time.Duration // negative: never
+	MemoryLimit  int64         // 0: Go's own
+	GCPercent    int           // 0: Go's own
 
 	Passed []net.Listener // by systemd; not part of the configuration
 
@@ -80,6 +81,7 @@ var configKeys = []configKey{
 	{"write_behind", "write-behind", "true", "hold answered writes in memory for up to 3 ms", truth(func(c *config, on bool) { c.WriteBehind = on })},
 	{"segment.size", "", "", "", setSegmentSize},
 	{"index.cache", "index-cache", "256M", "memory for maps of blocks as `SIZE`", size(1<<20, 1<<50, func(c *config, n int64) { c.IndexCache = n })},
+	{"index.backup_every", "", "10m", "", every(time.Minute, func(c *config, d time.Duration) { c.BackUpEvery = d })},
 	{"area.reserve", "", "", "", amount(false, func(c *config, a *lun.Amount) { c.Area.Reserve = a })},
 	{"area.limit", "", "none", "", amount(true, func(c *config, a *lun.Amount) { c.Area.Limit = a })},
 	{"area.on_full", "", lun.OnFullRecycle, "", setOnFull},
@@ -384,6 +386,22 @@ func setHandshakeTimeout(c *config, s string) error {
 	}
 	c.NBD.HandshakeTimeout = d
 	return nil
+}
+
+// every is a span of time, at least so long, or off.
+func every(least time.Duration, set func(*config, time.Duration)) func(*config, string) error {
+	return func(c *config, s string) error {
+		if s == "off" {
+			set(c, -1)
+			return nil
+		}
+		d, err := parseSpan("time", s)
+		if err != nil || d < least {
+			return usagef("%q: want off, or a time of at least %s with s, m, h, d or w, as 10m", s, least)
+		}
+		set(c, d)
+		return nil
+	}
 }
 
 func truth(set func(*config, bool)) func(*config, string) error {

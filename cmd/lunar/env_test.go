@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"lunar/lun"
 )
 
 // asLunar makes this test binary the program itself.
@@ -86,7 +88,7 @@ func (e *env) app() *app {
 		return e.pool, nil
 	}
 	a.newNBD = newLiveNBD
-	a.repair = func(context.Context, poolOptions, bool) ([]string, error) {
+	a.repair = func(context.Context, poolOptions, lun.RepairOptions) ([]string, error) {
 		return []string{"index rebuilt from the log"}, nil
 	}
 	return a

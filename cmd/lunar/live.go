@@ -36,7 +36,7 @@ func lunOptions(o poolOptions) lun.Options {
 	return lun.Options{
 		Dir: c.Data, Capacity: c.Capacity, SegmentBytes: c.SegmentBytes, IndexCache: c.IndexCache,
 		Defaults: c.Area, SnapshotsPerLUN: c.PerLUN, ListSnapshots: c.ListSnaps, Preallocate: c.Preallocate, WriteBehind: c.WriteBehind,
-		ReadOnly: o.ReadOnly, Logger: o.Logger, Events: o.Events,
+		BackUpEvery: c.BackUpEvery, ReadOnly: o.ReadOnly, Logger: o.Logger, Events: o.Events,
 	}
 }
 
@@ -50,6 +50,6 @@ func openLivePool(ctx context.Context, o poolOptions) (pool, error) {
 
 func newLiveNBD(o nbd.Options) (nbdServer, error) { return nbd.NewServer(o) }
 
-func repairLivePool(ctx context.Context, o poolOptions, acceptLoss bool) ([]string, error) {
-	return lun.Repair(ctx, lunOptions(o), acceptLoss)
+func repairLivePool(ctx context.Context, o poolOptions, r lun.RepairOptions) ([]string, error) {
+	return lun.Repair(ctx, lunOptions(o), r)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"lunar/lun"
 	"lunar/nbd"
 )
 
@@ -20,7 +21,7 @@ type app struct {
 	output   outputFormat
 	openPool func(context.Context, poolOptions) (pool, error)
 	newNBD   func(nbd.Options) (nbdServer, error)
-	repair   func(ctx context.Context, o poolOptions, acceptLoss bool) ([]string, error)
+	repair   func(ctx context.Context, o poolOptions, r lun.RepairOptions) ([]string, error)
 }
 
 func newApp() *app {

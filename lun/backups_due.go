@@ -1,0 +1,111 @@
+package lun
+
+import (
+	"time"
+)
+
+const (
+	backupEvery      = 10 * time.Minute // default of Options.BackUpEvery
+	backupBytes      = 8 << 30          // of log, at most, to the next backup
+	backupBytesLeast = 64 << 20
+	backupRetry      = time.Minute // after a failure, or after they were given up
+)
+
+// backUps is the loop that copies the index when it is due.
+func (j *janitor) backUps() {
+	defer j.done.Done()
+	p := j.p
+	if p.opts.BackUpEvery < 0 {
+		return
+	}
+	beat := newBeat()
+	defer beat.timer.Stop()
+	var retry time.Time
+	var seen int64
+	failed := ""
+	for {
+		pos := p.state.position.Load()
+		tick := beat.next(pos != seen)
+		seen = pos
+		select {
+		case <-j.quit:
+			return
+		case <-tick:
+		}
+		if p.readOnly.Load() != nil || time.Now().Before(retry) || !p.backupDue() {
+			continue
+		}
+		err := p.BackUp()
+		if err == nil {
+			failed = ""
+			p.releasePinned()
+			continue
+		}
+		retry = time.Now().Add(backupRetry)
+		if err.Error() != failed && !j.stopping() {
+			failed = err.Error()
+			p.event("index-backup", "", failed)
+		}
+	}
+}
+
+// backupDue says whether the index should be copied now: a slot is empty, much
+// was written, time has passed, or segments wait for it. A pool in which nothing
+// was committed since needs none.
+func (p *Pool) backupDue() bool {
+	if p.pressure() > 0.25 || p.now().Sub(p.backups.givenAt()) < backupRetry {
+		return false
+	}
+	every := p.opts.BackUpEvery
+	if every == 0 {
+		every = backupEvery
+	}
+	have := p.Backups()
+	pos := uint64(p.state.position.Load())
+	if len(have) == 0 {
+		return pos > 1
+	}
+	newest := have[0]
+	if newest.Position == pos {
+		return false
+	}
+	age := p.now().Sub(newest.Created)
+	if age < every/60 {
+		return false
+	}
+	bytes := min(max(p.state.capacity()/16, backupBytesLeast), backupBytes)
+	written := int64(p.log.Stats().Bytes) - p.backups.logAt.Load()
+	return len(have) < 2 || age >= every || written >= bytes || p.space.pinned() >= max(p.highMark()/4, 8)
+}
+
+func (b *backups) givenAt() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.given
+}
+
+// renewBackups gives back the segments that only copies of the index need: both
+// are made anew, or given up where that fails.
+func (p *Pool) renewBackups() error {
+	if p.space.pinned() == 0 {
+		return nil
+	}
+	err := p.BackUp()
+	if err == nil {
+		err = p.BackUp()
+	}
+	if err != nil {
+		p.giveUpBackups(err.Error())
+	}
+	return p.Checkpoint()
+}
+
+// releasePinned checkpoints if segments have waited for a backup only.
+func (p *Pool) releasePinned() {
+	if p.space.pinned() == 0 {
+		return
+	}
+	if err := p.Checkpoint(); err != nil {
+		p.event("checkpoint", "", "segments that waited for a copy of the index are not back yet: "+err.Error())
+	}
+}
