@@ -14,6 +14,7 @@ GOTEST  := go test -count=1
 UNIT     = $$(go list ./... | grep -v '/integration')
 
 FUZZTIME  ?= 60s
+SOAK      ?= 1h
 GOLANGCI  := v2.12.2
 
 # What the tests call. Installed by `make tools`, only when missing.
@@ -21,12 +22,12 @@ PACKAGES := gcc libc6-dev git qemu-system-x86 qemu-utils nbdkit libnbd-bin pytho
             linux-image-cloud-amd64 busybox-static xfsprogs e2fsprogs strace
 
 .PHONY: help build run tools test test-unit test-rules test-integration test-guest test-long \
-        crash fuzz bench bench-quick bench-versions bench-versions-quick bench-versions-many bench-capacity lint vet clean
+        crash soak fuzz bench bench-quick bench-versions bench-versions-quick bench-versions-many bench-capacity lint vet clean
 
 help: ## List the targets
 	@echo "Lunar $(VERSION). Targets:"
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r t d; do printf '  %-21s %s\n' "$$t" "$$d"; done
-	@echo "Variables: FUZZTIME=60s"
+	@echo "Variables: FUZZTIME=60s SOAK=1h"
 
 build: ## Build the static release binary bin/lunar
 	@mkdir -p bin
@@ -65,7 +66,7 @@ test-rules: ## Import layers, file and function sizes
 	$(GOTEST) -v -run 'TestImports|TestSizes|TestPure' ./integration
 
 test-integration: build ## Black box tests of bin/lunar with real clients
-	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration ./integration/client ./integration/checker
+	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration ./integration/client ./integration/checker ./integration/soak
 
 test-guest: build ## A real Linux guest: nbd-client, ext4, xfs, power cuts
 	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration/guest
@@ -73,6 +74,9 @@ test-guest: build ## A real Linux guest: nbd-client, ext4, xfs, power cuts
 test-long: tools build ## The same black box and guest tests at full size and many rounds (about an hour), then each fuzz target
 	LUNAR_LONG=1 LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 4h ./integration ./integration/guest
 	$(MAKE) fuzz
+
+soak: tools build ## Everything at once for SOAK (1h): fio verify, snapshots, rollbacks, clones, recycling, scrubs, restarts; nothing may grow
+	SOAK=$(SOAK) LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 0 ./integration/soak
 
 crash: ## Random operations with power cuts against a model: 60 new seeds, then the log's crash tests
 	LUNAR_MODEL_RANDOM=1 $(GOTEST) -v -timeout 1h -run TestModel ./lun -model.runs 60
