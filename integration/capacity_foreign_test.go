@@ -58,15 +58,22 @@ func TestForeignPreallocated(t *testing.T) {
 // of them are served once the space is back.
 func TestForeign(t *testing.T) {
 	onSmall(t, func(t *testing.T, fs *harness.SmallFS) {
-		const size, left = 512 * mib, 160 * mib
+		const size, left = 512 * mib, 96 * mib
 		s := fs.Serve()
 		s.Lunar("lun", "create", "d", fmt.Sprint(size), "--thick", "--reserve", "0")
 		c := s.Dial("d")
 		fillUp(t, c, 0, 16*mib, 1)
 		_, free := fs.Usage()
 		fs.Eat(free - left)
+		var said []string
+		for deadline := time.Now().Add(30 * time.Second); len(said) == 0; time.Sleep(50 * time.Millisecond) {
+			if said = events(t, s, "file system"); time.Now().After(deadline) {
+				t.Fatalf("no event says that the file system is fuller than promised\n%s", s.Log())
+			}
+		}
 		wrote := make(chan error, 1)
 		progress := make(chan int64, size/mib)
+		var at []time.Time // of each MiB
 		go func() {
 			p := make([]byte, mib)
 			for off := int64(0); off < size; off += mib {
@@ -84,16 +91,22 @@ func TestForeign(t *testing.T) {
 		for idle := false; !idle; {
 			select {
 			case reached = <-progress:
+				at = append(at, time.Now())
 			case err := <-wrote:
 				t.Fatalf("a writer that lacks space on the file system did not wait: %v\n%s", err, s.Log())
-			case <-time.After(2 * time.Second):
+			case <-time.After(4 * time.Second):
 				idle = true
 			}
 		}
-		said := events(t, s, "file system")
-		t.Logf("with %d MiB left, %d MiB were written; the server said %q", left/mib, reached/mib, said)
-		if len(said) == 0 {
-			t.Errorf("no event says that the file system is fuller than promised")
+		// Writers are slowed down long before the end: what is left is made to last.
+		const end = 16
+		if len(at) <= 2*end {
+			t.Fatalf("%d MiB were written with %d MiB left\n%s", len(at), left/mib, s.Log())
+		}
+		first, last := at[end].Sub(at[0]), at[len(at)-1].Sub(at[len(at)-1-end])
+		t.Logf("with %d MiB left, %d MiB were written: the first %d MiB in %v, the last in %v; the server said %q", left/mib, reached/mib, end, first, last, said)
+		if last < time.Second {
+			t.Errorf("the last %d MiB before the file system was full were written in %v: writers were not slowed down", end, last)
 		}
 		if check := s.Run("status", "--check"); check.Status != 1 && check.Status != 2 {
 			t.Errorf("status --check: %d while the file system is full\n%s", check.Status, check.Stdout)

@@ -37,7 +37,7 @@ func (p *Pool) admitLog(blocks, entries int) error {
 	}
 	if pressure := p.pressure(); pressure > 0 {
 		p.janitor.kick(jobClean)
-		if d := p.pace.delay(blocks+entries, pressure, time.Now()); d > time.Millisecond && !p.opts.Manual {
+		if d := p.pace.delay(blocks+entries, pressure, p.leftByOthers(), time.Now()); d > time.Millisecond && !p.opts.Manual {
 			time.Sleep(d)
 		}
 	}

@@ -94,6 +94,15 @@ func (p *Pool) watchDisk() {
 	}
 }
 
+// leftByOthers is what the log may still take, in blocks, where others fill the file
+// system; 0 where they do not.
+func (p *Pool) leftByOthers() int64 {
+	if p.foreign.Load() == 0 {
+		return 0
+	}
+	return int64(max(p.log.Available()-keptSegments, 1)) * int64(p.space.blocks)
+}
+
 func (p *Pool) foreignMessage(d disk) string {
 	return fmt.Sprintf("the file system of %s has %s free, which is %s less than the pool counts on: something else fills it; make room there, or lower the capacity with `lunar pool resize`",
 		p.opts.Dir, human(d.avail), human(d.missing))

@@ -17,6 +17,7 @@ const (
 	paceBurst = int64(5 * time.Millisecond) // how far writers may run ahead of the clock
 	paceLeast = 512                         // blocks a second: 2 MiB, so that nobody is starved by a bad guess
 	paceMost  = time.Second                 // of waiting for one write
+	paceEnd   = 4                           // seconds that what is left is made to last for, at every moment, where others fill the file system
 )
 
 // ran notes that cleaning gave back blocks in a time; a moving average.
@@ -34,18 +35,25 @@ func (c *pace) ran(blocks int64, took time.Duration) {
 // rate is how many blocks a second may be written at a pressure: what cleaning
 // gives back at the middle, twice as much where the pressure begins, towards
 // nothing where it ends. Hence the log settles where it is cleaned as fast as it
-// is written, without a step anywhere. 0 is no bound.
-func (c *pace) rate(pressure float64) float64 {
+// is written, without a step anywhere. Where nothing was given back yet, left is what
+// the file system has for the log in blocks if others fill it, so that the rate falls
+// with it. 0 is no bound.
+func (c *pace) rate(pressure float64, left int64) float64 {
 	gain := c.gain.Load()
-	if pressure <= 0 || gain == 0 {
+	switch {
+	case pressure <= 0:
 		return 0
+	case gain > 0:
+		return max(float64(gain)*2*(1-pressure), paceLeast)
+	case left > 0:
+		return max(float64(left)/paceEnd, paceLeast)
 	}
-	return max(float64(gain)*2*(1-pressure), paceLeast)
+	return 0
 }
 
 // delay takes the turn of a write of blocks and says how long it has to wait for it.
-func (c *pace) delay(blocks int, pressure float64, now time.Time) time.Duration {
-	rate := c.rate(pressure)
+func (c *pace) delay(blocks int, pressure float64, left int64, now time.Time) time.Duration {
+	rate := c.rate(pressure, left)
 	if rate == 0 {
 		return 0
 	}

@@ -60,39 +60,55 @@ func TestPressure(t *testing.T) {
 func TestPace(t *testing.T) {
 	var c pace
 	now := time.Unix(1000, 0)
-	if d := c.delay(1000, 1, now); d != 0 {
+	if d := c.delay(1000, 1, 0, now); d != 0 {
 		t.Errorf("a write waits %s before anything was measured", d)
 	}
 	c.ran(10000, time.Second) // 10,000 blocks a second
-	if d := c.delay(1000, 0, now); d != 0 {
+	if d := c.delay(1000, 0, 0, now); d != 0 {
 		t.Errorf("without pressure a write waits %s", d)
 	}
 	last := 1e18
 	for i := 1; i <= 100; i++ {
-		r := c.rate(float64(i) / 100)
+		r := c.rate(float64(i)/100, 0)
 		if r > last || last < 1e18 && last-r > 201 {
 			t.Errorf("at a pressure of %d %% the rate goes from %v to %v", i, last, r)
 		}
 		last = r
 	}
-	if r := c.rate(0.5); r != 10000 {
+	if r := c.rate(0.5, 0); r != 10000 {
 		t.Errorf("at half the pressure writers get %v blocks a second, want what cleaning gives", r)
 	}
 	// Ten writes of 100 blocks at 10,000 a second take a tenth of a second, whoever makes them.
 	var d time.Duration
 	for range 11 {
-		d = c.delay(100, 0.5, now)
+		d = c.delay(100, 0.5, 0, now)
 	}
 	if want := 100*time.Millisecond - time.Duration(paceBurst); d != want {
 		t.Errorf("the eleventh write waits %s, want %s", d, want)
 	}
-	if d = c.delay(1<<20, 1, now); d > paceMost {
+	if d = c.delay(1<<20, 1, 0, now); d > paceMost {
 		t.Errorf("a write waits %s", d)
 	}
 	// What was not written in quiet times gives no right to a burst afterwards.
 	later := now.Add(time.Hour)
-	c.delay(100, 0.5, later)
-	if d = c.delay(100, 0.5, later); d != 10*time.Millisecond-time.Duration(paceBurst) {
+	c.delay(100, 0.5, 0, later)
+	if d = c.delay(100, 0.5, 0, later); d != 10*time.Millisecond-time.Duration(paceBurst) {
 		t.Errorf("after an hour of quiet a second write waits %s", d)
+	}
+}
+
+// Where others fill the file system and nothing is there to clean, the rate falls with what is left.
+func TestPaceOfWhatIsLeft(t *testing.T) {
+	c := &pace{}
+	before := c.rate(0.01, 64<<10)
+	for left := int64(32 << 10); left > 0; left /= 2 {
+		now := c.rate(1-float64(left)/(64<<10), left)
+		if now > before || now < paceLeast || now == before && now > paceLeast {
+			t.Errorf("%d blocks left: %.0f blocks a second, %.0f with twice as many", left, now, before)
+		}
+		before = now
+	}
+	if r := c.rate(0.5, 0); r != 0 {
+		t.Errorf("%.0f blocks a second where nobody fills the file system and nothing was cleaned yet, want no bound", r)
 	}
 }
