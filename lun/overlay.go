@@ -1,6 +1,7 @@
 package lun
 
 import (
+	mathbits "math/bits"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,7 @@ type op struct {
 
 type generation struct {
 	ops      map[pageKey][]op
+	present  map[pageKey]uint64         // by branch and page/64: which of the 64 pages have operations
 	touched  map[cow.VersionID][]uint64 // pages of which a version's record has an operation; some twice
 	segments map[uint64]int64
 	counters map[cow.VersionID]counts
@@ -55,7 +57,7 @@ type generation struct {
 type counts struct{ owned, ref, local int64 }
 
 func newGeneration() *generation {
-	return &generation{ops: map[pageKey][]op{}, touched: map[cow.VersionID][]uint64{}, segments: map[uint64]int64{},
+	return &generation{ops: map[pageKey][]op{}, present: map[pageKey]uint64{}, touched: map[cow.VersionID][]uint64{}, segments: map[uint64]int64{},
 		counters: map[cow.VersionID]counts{}, replaced: map[cow.VersionID]bool{}}
 }
 
@@ -66,6 +68,9 @@ func (o *overlay) putLocked(k pageKey, p op) {
 	have := o.cur.ops[k]
 	if !slices.ContainsFunc(have, func(x op) bool { return x.version == p.version }) {
 		o.cur.touched[p.version] = append(o.cur.touched[p.version], k.page)
+	}
+	if len(have) == 0 {
+		o.cur.present[pageKey{k.branch, k.page / 64}] |= 1 << (k.page % 64)
 	}
 	o.cur.ops[k] = append(have, p)
 	o.cur.n++
@@ -141,6 +146,9 @@ func (o *overlay) undo() {
 	for k, ops := range o.cur.ops {
 		g.ops[k] = append(g.ops[k], ops...)
 	}
+	for k, bits := range o.cur.present {
+		g.present[k] |= bits
+	}
 	for v, nums := range o.cur.touched {
 		g.touched[v] = append(g.touched[v], nums...)
 	}
@@ -182,19 +190,25 @@ func (o *overlay) pagesFrom(b cow.BranchID, from, to uint64) []uint64 {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	var out []uint64
+	some := func(word, bits uint64) {
+		for ; bits != 0; bits &= bits - 1 {
+			if num := word*64 + uint64(mathbits.TrailingZeros64(bits)); num >= from && num < to {
+				out = append(out, num)
+			}
+		}
+	}
+	first, last := from/64, (to+63)/64
 	for _, g := range []*generation{o.flushing, o.cur} {
 		switch {
 		case g == nil:
-		case to-from < uint64(len(g.ops)):
-			for num := from; num < to; num++ {
-				if len(g.ops[pageKey{b, num}]) > 0 {
-					out = append(out, num)
-				}
+		case last-first < uint64(len(g.present)):
+			for word := first; word < last; word++ {
+				some(word, g.present[pageKey{b, word}])
 			}
 		default:
-			for k := range g.ops {
-				if k.branch == b && k.page >= from && k.page < to {
-					out = append(out, k.page)
+			for k, bits := range g.present {
+				if k.branch == b && k.page >= first && k.page < last {
+					some(k.page, bits)
 				}
 			}
 		}

@@ -274,31 +274,42 @@ func (p *Pool) existing(v *view, from, to uint64) (nums []uint64, all bool, err 
 		tip := p.tips[step.Branch]
 		p.viewMu.Unlock()
 		if tip != nil {
-			nums = append(nums, tip.dirtyPages(from, to)...)
+			nums = append(nums, tip.residentPages(from, to)...)
 		}
 		nums = append(nums, p.overlay.pagesFrom(step.Branch, from, to)...)
-		for at := from; at < to; {
-			num, ok, err := p.index.NextPage(uint64(step.Branch), at)
-			if err != nil {
-				return nil, false, Errorf(ErrCorrupt, "reading the index: %w", err)
-			}
-			if !ok || num >= to {
-				break
-			}
-			nums, at = append(nums, num), num+1
+		err := p.index.Pages(uint64(step.Branch), from, to-1, func(num uint64) bool {
+			nums = append(nums, num)
+			return true
+		})
+		if err != nil {
+			return nil, false, Errorf(ErrCorrupt, "reading the index: %w", err)
 		}
 	}
 	slices.Sort(nums)
 	return slices.Compact(nums), false, nil
 }
 
-func (v *view) dirtyPages(from, to uint64) (nums []uint64) {
-	v.dirtyMu.Lock()
-	defer v.dirtyMu.Unlock()
-	for _, pg := range v.dirty {
-		if pg.num >= from && pg.num < to {
-			nums = append(nums, pg.num)
+// residentPages lists the pages of [from, to) that are in memory. All pages with
+// anything unsaved are among them.
+func (v *view) residentPages(from, to uint64) (nums []uint64) {
+	for num := from; num < to; {
+		end := min(to, num|511+1)
+		if l := v.leafOf(num); l != nil {
+			for ; num < end; num++ {
+				if pg := l[num&511].Load(); pg != nil && pg.pins.Load() >= 0 {
+					nums = append(nums, num)
+				}
+			}
 		}
+		num = end
 	}
 	return nums
+}
+
+// leafOf returns the part of the table that has a page, or nil.
+func (v *view) leafOf(num uint64) *leaf {
+	if n := v.root[num>>18].Load(); n != nil {
+		return n[num>>9&511].Load()
+	}
+	return nil
 }

@@ -102,11 +102,11 @@ func TestPages(t *testing.T) {
 			t.Errorf("Page that is not there: %q %v %v", rec, ok, err)
 		}
 		for from, want := range map[uint64]uint64{0: 7, 7: 7, 8: 9, 9: 9} {
-			if page, ok, err := x.NextPage(1, from); page != want || !ok || err != nil {
+			if page, ok, err := nextPage(x, 1, from); page != want || !ok || err != nil {
 				t.Errorf("NextPage(1, %d) = %d %v %v, want %d", from, page, ok, err, want)
 			}
 		}
-		if page, ok, err := x.NextPage(1, 10); ok || err != nil {
+		if page, ok, err := nextPage(x, 1, 10); ok || err != nil {
 			t.Errorf("NextPage(1, 10) = %d %v, beyond the branch's last page", page, err)
 		}
 	}
@@ -162,7 +162,7 @@ func TestListings(t *testing.T) {
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("Versions: %v %v, want %v", got, err, want)
 	}
-	if page, ok, err := x.NextPage(1, 401); page != ^uint64(0) || !ok || err != nil {
+	if page, ok, err := nextPage(x, 1, 401); page != ^uint64(0) || !ok || err != nil {
 		t.Errorf("NextPage up to the last page there can be: %d %v %v", page, ok, err)
 	}
 	n := 0
@@ -385,7 +385,7 @@ func TestAfterClose(t *testing.T) {
 	late.SetPage(1, 2, 3, nil)
 	_, _, pageErr := x.Page(1, 2, 3, nil)
 	_, _, _, newestErr := x.NewestPage(1, 2, 3, nil)
-	_, _, nextErr := x.NextPage(1, 0)
+	_, _, nextErr := nextPage(x, 1, 0)
 	for what, err := range map[string]error{
 		"commit": late.Commit(), "page": pageErr, "newest": newestErr, "next": nextErr, "check": x.Check(), "flush": x.Flush(),
 		"backup": x.Backup("b"), "changes": x.Changes(1, 1, 0, nil), "segments": x.Segments(nil),
@@ -466,4 +466,13 @@ func BenchmarkNewestPage(b *testing.B) {
 			}
 		})
 	}
+}
+
+// nextPage is the first page from `from` on that has a record on a branch.
+func nextPage(x *Index, branch, from uint64) (page uint64, ok bool, err error) {
+	err = x.Pages(branch, from, ^uint64(0), func(num uint64) bool {
+		page, ok = num, true
+		return false
+	})
+	return page, ok, err
 }

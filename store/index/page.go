@@ -89,15 +89,31 @@ func (r *PageReader) Close() (err error) {
 	return readError(iter.Close())
 }
 
-// NextPage finds the first page from `from` on that has any record on a branch.
-func (x *Index) NextPage(branch, from uint64) (page uint64, ok bool, err error) {
-	lower := appendPagePrefix(nil, branch, from)
-	upper := successor(nil, appendPagePrefix(nil, branch, ^uint64(0)))
-	err = x.scan(lower, upper, func(k key, _ []byte) (bool, error) {
-		page, ok = k.page, true
-		return false, nil
-	})
-	return page, ok, err
+// Pages lists the pages from `from` to `last` that have any record on a branch, in order, until fn returns false. It makes one
+// seek for each page, however many versions there are of it.
+func (x *Index) Pages(branch, from, last uint64, fn func(page uint64) (more bool)) (err error) {
+	iter, err := x.newIter(&pebble.IterOptions{LowerBound: appendPagePrefix(nil, branch, from), UpperBound: successor(nil, appendPagePrefix(nil, branch, last))})
+	if err != nil {
+		return err
+	}
+	defer x.fuse.catch(&err)
+	defer func() {
+		if cerr := iter.Close(); err == nil {
+			err = readError(cerr)
+		}
+	}()
+	var next [pageLen]byte
+	for valid := iter.First(); valid; {
+		k, err := decodeKey(iter.Key())
+		if err != nil {
+			return err
+		}
+		if !fn(k.page) || k.page == last {
+			return nil
+		}
+		valid = iter.SeekGE(appendPagePrefix(next[:0], branch, k.page+1))
+	}
+	return readError(iter.Error())
 }
 
 // Changes lists the pages from `from` on that a version has records of, in order, until fn returns false.
