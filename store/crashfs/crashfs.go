@@ -9,8 +9,11 @@
 //	Op     one operation that changes or syncs something, as the Hook sees it before it is done
 //
 // What a crash may do to what was not synced: lose it, keep it, keep any part of the writes of a file, keep some
-// sectors or the first bytes of a write, keep the size but not the data, lose or keep each change of a folder; of a
-// rename it keeps nothing, the new name, or both names. Never does it harm what was synced, or bytes beside a write.
+// sectors or the first bytes of a write, keep the size but not the data; keep the changes of folders up to some point, all
+// alike or each by itself, but for removals, any of which may be lost; of a rename it keeps nothing, the new name, or both names.
+// Never does it harm what was synced, or bytes beside a write; and never does a folder have a later name without an
+// earlier one: file systems that journal do not, and Pebble relies on it (its manifest is named before the
+// marker that points at it, and both are synced by one sync of the folder).
 //
 // A failed sync behaves as on Linux: what was not synced is marked clean. It is read until the cache is dropped, no later
 // sync makes it durable, and no later sync fails because of it.

@@ -193,13 +193,13 @@ func TestNamesAreKeptInPart(t *testing.T) {
 	check(t, fs.Rename("f", "g"))
 	must(fs.Create("h", ""))
 	got := outcomes(t, fs, func(fs *FS) string { return strings.Join(must(fs.List("/")), " ") })
-	for _, want := range []string{"f", "g", "f g", "f h", "g h", "f g h"} {
+	for _, want := range []string{"f", "g", "f g", "g h", "f g h"} {
 		if got[want] == 0 {
 			t.Errorf("no seed of 400 leaves %q; there are %v", want, got)
 		}
 	}
-	if got["h"]+got[""] > 0 {
-		t.Errorf("a rename lost the file: %v", got)
+	if got["h"]+got[""]+got["f h"] > 0 {
+		t.Errorf("a rename lost the file, or a later name is there without it: %v", got)
 	}
 	check(t, must(fs.OpenDir("/")).Sync())
 	if got := outcomes(t, fs, func(fs *FS) string { return strings.Join(must(fs.List("/")), " ") }); got["g h"] != 400 {

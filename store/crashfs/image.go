@@ -130,27 +130,38 @@ func (im *imager) folders(changes []*change) {
 	if im.loss.way == loseAll {
 		return
 	}
-	c := cut{first: len(changes)}
-	if im.loss.way == keepSome {
-		c = im.cut(len(changes))
-	}
+	ends := im.ends(changes)
 	for i, ch := range changes {
-		if !c.keeps(i) {
-			continue
+		linked := ch.to == nil || ch.linked
+		if ch.to != nil && !ch.linked && i < ends[ch.to] {
+			im.of(ch.to)[ch.toName], linked = ch.n, true
 		}
-		if ch.to != nil && !ch.linked {
-			im.of(ch.to)[ch.toName] = ch.n
-		}
-		if ch.from == nil || ch.unlinked {
-			continue
-		}
-		// A journal may have the new name while the old one is still there; it never has neither.
-		rename := ch.to != nil
-		if rename && im.rng != nil && im.rng.IntN(2) == 0 {
+		// The old name may be there although the new one is; there is never neither. A removal may be lost.
+		if ch.from == nil || ch.unlinked || i >= ends[ch.from] || !linked || im.rng != nil && im.rng.IntN(4) == 0 {
 			continue
 		}
 		delete(im.of(ch.from), ch.fromName)
 	}
+}
+
+// ends says up to which change each folder is kept: all alike, or each by itself.
+func (im *imager) ends(changes []*change) map[*dir]int {
+	ends := map[*dir]int{}
+	end, each := len(changes), false
+	if im.rng != nil {
+		end, each = im.cut(len(changes)).first, im.rng.IntN(2) == 0
+	}
+	for _, ch := range changes {
+		for _, d := range []*dir{ch.to, ch.from} {
+			if _, known := ends[d]; d != nil && !known {
+				if each {
+					end = im.rng.IntN(len(changes) + 1)
+				}
+				ends[d] = end
+			}
+		}
+	}
+	return ends
 }
 
 // of returns the names of a folder, to be changed.
