@@ -2,6 +2,7 @@ package lun
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -35,6 +36,7 @@ func runs(at, n int, fn func(at, n int) error) error {
 
 func (s *sim) write(lun string, at, n int, fua bool) {
 	s.t.Helper()
+	s.needs(lun, "")
 	n = min(n, simBlocks-at)
 	var steps []simStep
 	b := make([]byte, n*blockSize)
@@ -58,6 +60,7 @@ func (s *sim) write(lun string, at, n int, fua bool) {
 // erase trims, or writes zeroes where kind is "zero" or "charged".
 func (s *sim) erase(kind, lun string, at, n int) {
 	s.t.Helper()
+	s.needs(lun, "")
 	n = min(n, simBlocks-at)
 	var steps []simStep
 	for i := range n {
@@ -77,6 +80,7 @@ func (s *sim) erase(kind, lun string, at, n int) {
 
 func (s *sim) flush(lun string) {
 	s.t.Helper()
+	s.needs(lun, "")
 	s.do("flush "+lun, true, nil, func() error { return s.on(lun, (*Volume).Flush) })
 }
 
@@ -109,6 +113,7 @@ func (s *sim) snapshot(luns ...string) string {
 	name := fmt.Sprintf("s%d", s.names)
 	var reqs []SnapshotRequest
 	for _, l := range luns {
+		s.needs(l, "")
 		reqs = append(reqs, SnapshotRequest{l, name})
 	}
 	s.structural(fmt.Sprintf("snapshot %v %s", luns, name), func(st simState) {
@@ -124,6 +129,7 @@ func (s *sim) snapshot(luns ...string) string {
 
 func (s *sim) rollback(lun, snap string, discard bool) {
 	s.t.Helper()
+	s.needs(lun, snap)
 	kept := "before-rollback-" + s.now.Add(simTick).UTC().Format("20060102T150405Z")
 	s.structural(fmt.Sprintf("rollback %s@%s discard %v", lun, snap, discard), func(st simState) {
 		if !discard {
@@ -138,6 +144,7 @@ func (s *sim) rollback(lun, snap string, discard bool) {
 
 func (s *sim) clone(lun, snap, to string, thick bool) {
 	s.t.Helper()
+	s.needs(lun, snap)
 	s.structural(fmt.Sprintf("clone %s@%s %s", lun, snap, to), func(st simState) {
 		from := st[lun].head
 		if snap != "" {
@@ -152,6 +159,9 @@ func (s *sim) clone(lun, snap, to string, thick bool) {
 
 func (s *sim) delete(refs ...SnapshotRef) {
 	s.t.Helper()
+	for _, r := range refs {
+		s.needs(r.LUN, r.Name)
+	}
 	s.structural(fmt.Sprintf("delete %v", refs), func(st simState) {
 		for _, r := range refs {
 			delete(st[r.LUN].snaps, r.Name)
@@ -164,6 +174,7 @@ func (s *sim) delete(refs ...SnapshotRef) {
 
 func (s *sim) deleteLUN(lun string) {
 	s.t.Helper()
+	s.needs(lun, "")
 	s.structural("delete LUN "+lun, func(st simState) { delete(st, lun) }, func() error {
 		_, err := s.p.DeleteLUN(bg, lun, true)
 		return err
@@ -172,6 +183,7 @@ func (s *sim) deleteLUN(lun string) {
 
 func (s *sim) rename(lun, to string) {
 	s.t.Helper()
+	s.needs(lun, "")
 	s.structural("rename "+lun+" "+to, func(st simState) {
 		st[to] = st[lun]
 		delete(st, lun)
@@ -205,18 +217,32 @@ func (s *sim) publish() {
 
 func (s *sim) reopen() {
 	s.t.Helper()
-	s.do("reopen", true, nil, func() error {
-		err := s.p.Close()
-		if again := s.open(); again != nil {
-			if !s.faulty {
-				return again
+	s.begin("reopen", nil)
+	closing := s.p.Close()
+	opening := s.open()
+	if s.faulty && opening != nil {
+		s.trace = append(s.trace, "  open fails: "+opening.Error())
+		for range 30 { // until the failure is over
+			if s.open() == nil {
+				break
 			}
-			s.trace = append(s.trace, "  open fails: "+again.Error())
-			s.mustOpen("after an open that failed") // the failure is over
-			return again
 		}
-		return err
-	})
+	} else if err := errors.Join(closing, opening); err != nil && !s.faulty {
+		s.fatalf("reopen: %v", err)
+	}
+	if closing != nil || opening != nil || s.dead != nil {
+		c := simCut{durable: s.durable, steps: s.steps}
+		got := s.read("reopen")
+		if why := c.prefix(got); why != "" {
+			s.fatalf("reopen: %s", why)
+		}
+		s.reopened, s.dead, s.durable, s.steps = true, nil, got, nil
+	}
+	if st := s.p.Status(); st.State != "ok" && !s.faulty {
+		s.fatalf("after reopen the pool is %s", st.State)
+	}
+	s.settle()
+	s.verify()
 }
 
 // simWorks are crashed, and fail, at their operations one after the other.

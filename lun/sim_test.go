@@ -115,11 +115,18 @@ type sim struct {
 	policy  func(crashfs.Op) []crashfs.Loss
 	kill    func(crashfs.Op) bool
 
-	depth  int // crashes behind it
-	tally  *simTally
-	failed error // what an injected failure made of the last operation
-	faulty bool  // operations may fail
-	dead   bool  // the pool went read-only
+	depth    int // crashes behind it
+	tally    *simTally
+	faulty   bool // operations may fail
+	reopened bool // since the failure
+	dead     *simDead
+}
+
+// simDead is a pool that went read-only.
+type simDead struct {
+	shows simState // which never changes any more
+	acked int      // steps that were acknowledged; the others may have been done
+	since int      // operations
 }
 
 type simTally struct{ points, again, lives, faults atomic.Int64 }
@@ -251,7 +258,8 @@ func (s *sim) latest() simState {
 // do is one operation. durable says that its answer promises everything before it.
 func (s *sim) do(what string, durable bool, steps []simStep, fn func() error) {
 	s.t.Helper()
-	if s.dead {
+	changes := len(steps) > 0
+	if s.dead != nil {
 		steps = nil // NEVER
 	}
 	s.begin(what, steps)
@@ -261,12 +269,22 @@ func (s *sim) do(what string, durable bool, steps []simStep, fn func() error) {
 		s.fatalf("%s: %v", what, err)
 	case err != nil:
 		s.refused(what, err, len(steps))
-	case s.dead && (durable || len(steps) > 0):
+	case s.dead != nil && changes:
 		s.fatalf("%s succeeded on a pool that is read-only", what)
-	case durable && !s.dead:
+	case s.dead != nil && durable:
+		all := s.steps
+		s.steps = all[:s.dead.acked]
+		s.settle()
+		s.steps, s.dead.acked = all[s.dead.acked:], 0
+	case durable:
 		s.settle()
 	}
 	s.verify()
+	if s.dead != nil {
+		if s.dead.since++; s.dead.since > 4 {
+			panic(simStop{})
+		}
+	}
 }
 
 // hook is called by the file system before each of its operations.
@@ -425,29 +443,50 @@ func (s *sim) life() {
 // pool that it left, made fail. What it did in part is looked up: reads go on.
 func (s *sim) refused(what string, err error, steps int) {
 	s.t.Helper()
-	s.trace = append(s.trace, "  fails: "+err.Error())
-	s.failed = err
+	text := strings.ReplaceAll(err.Error(), "\n", " ")
+	s.trace = append(s.trace, "  fails: "+text[:min(len(text), 150)])
 	var errno syscall.Errno
 	if !errors.As(err, &errno) || errno != syscall.EIO && errno != syscall.ENOSPC && errno != syscall.EPERM {
 		s.fatalf("%s: %v: errno %d", what, err, errno)
 	}
-	s.mu.Lock()
-	mine := slices.Clone(s.steps[len(s.steps)-steps:])
-	s.steps = s.steps[:len(s.steps)-steps]
-	s.mu.Unlock()
-	got, want := s.read(what+" failed"), s.latest()
+	got := s.read(what + " failed")
+	if s.dead != nil {
+		if why := got.diff(s.dead.shows); why != "" {
+			s.fatalf("%s was refused, and yet %s", what, why)
+		}
+		return
+	}
+	acked := len(s.steps) - steps
+	mine := slices.Clone(s.steps[acked:])
+	if s.p.Status().State != "ok" {
+		s.dead = &simDead{got, acked, 0} // what of it is durable is open
+	}
+	s.steps = s.steps[:acked:acked]
+	want := s.latest()
 	var did []simStep
 	for _, x := range mine {
 		with := want.clone()
-		if x.apply(with); x.do == nil && got[x.lun] != nil && got[x.lun].head[x.block] == x.stamp || x.do != nil && got.diff(with) == "" {
+		if x.apply(with); x.do == nil && got[x.lun].head[x.block] == x.stamp || x.do != nil && got.diff(with) == "" {
 			want, did = with, append(did, x)
 		}
 	}
 	if why := got.diff(want); why != "" {
 		s.fatalf("after %s failed: %s", what, why)
 	}
-	if s.dead = s.p.Status().State != "ok"; s.dead {
-		did = mine // whether it is durable is open
+	if s.dead != nil {
+		did = mine
 	}
 	s.steps = append(s.steps, did...)
+}
+
+// needs ends a workload that cannot go on, since what made the LUN or snapshot failed.
+func (s *sim) needs(lun, snap string) {
+	st := s.latest()
+	if s.dead != nil {
+		st = s.dead.shows
+	}
+	l := st[lun]
+	if s.faulty && (l == nil || snap != "" && l.snaps[snap] == nil) {
+		panic(simStop{})
+	}
 }
