@@ -15,6 +15,7 @@ UNIT     = $$(go list ./... | grep -v '/integration')
 
 FUZZTIME  ?= 60s
 SOAK      ?= 1h
+CRASHTIME ?= 60s
 GOLANGCI  := v2.12.2
 
 # What the tests call. Installed by `make tools`, only when missing.
@@ -22,12 +23,12 @@ PACKAGES := gcc libc6-dev git qemu-system-x86 qemu-utils nbdkit libnbd-bin pytho
             linux-image-cloud-amd64 busybox-static xfsprogs e2fsprogs strace
 
 .PHONY: help build run tools test test-unit test-rules test-integration test-guest test-long \
-        crash soak fuzz bench bench-quick bench-versions bench-versions-quick bench-versions-many bench-capacity lint vet clean
+        crash crash-long soak fuzz bench bench-quick bench-versions bench-versions-quick bench-versions-many bench-capacity lint vet clean
 
 help: ## List the targets
 	@echo "Lunar $(VERSION). Targets:"
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | while IFS=$$'\t' read -r t d; do printf '  %-21s %s\n' "$$t" "$$d"; done
-	@echo "Variables: FUZZTIME=60s SOAK=1h"
+	@echo "Variables: FUZZTIME=60s CRASHTIME=60s SOAK=1h"
 
 build: ## Build the static release binary bin/lunar
 	@mkdir -p bin
@@ -51,6 +52,7 @@ test: tools ## Everything: build, vet, unit and model tests with -race, import r
 	$(MAKE) build
 	$(MAKE) vet
 	$(MAKE) test-unit
+	$(MAKE) crash
 	$(MAKE) test-rules
 	$(MAKE) test-guest
 	$(MAKE) test-integration
@@ -60,7 +62,8 @@ vet: ## go vet
 
 test-unit: ## Unit and model tests under the race detector
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 10m $(UNIT)
-	$(GOTEST) -timeout 10m -run 'TestModel|TestAdmissionRate' ./lun ./reservation
+	$(GOTEST) -timeout 10m -run TestModel ./lun -model.runs 4
+	$(GOTEST) -timeout 10m -run TestAdmissionRate ./reservation
 
 test-rules: ## Import layers, file and function sizes
 	$(GOTEST) -v -run 'TestImports|TestSizes|TestPure' ./integration
@@ -78,9 +81,14 @@ test-long: tools build ## The same black box and guest tests at full size and ma
 soak: tools build ## Everything at once for SOAK (1h): fio verify, snapshots, rollbacks, clones, recycling, scrubs, restarts; nothing may grow
 	SOAK=$(SOAK) LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 0 ./integration/soak
 
-crash: ## Random operations with power cuts against a model: 60 new seeds, then the log's crash tests
-	LUNAR_MODEL_RANDOM=1 $(GOTEST) -v -timeout 1h -run TestModel ./lun -model.runs 60
+crash: ## The simulator: failures, power cuts at each operation of five workloads, then seeds from 1 on; CRASHTIME (60s)
+	$(GOTEST) -v -timeout 3h -run TestSimulated ./lun -sim.for $(CRASHTIME) $(CRASHARGS) | grep -v '^=== ' | grep -v -- '--- PASS: .*/seed='
+
+crash-long: ## The same for an hour with new seeds, each operation failing in each way, the model and the log's crash tests with new seeds
+	$(GOTEST) -v -timeout 3h -run TestSimulatedErrors ./lun -sim.all
+	LUNAR_MODEL_RANDOM=1 $(GOTEST) -v -timeout 3h -run TestModel ./lun -model.runs 60
 	$(GOTEST) -timeout 1h -run Crash ./store/...
+	$(MAKE) crash CRASHTIME=60m CRASHARGS='-sim.all -sim.random'
 
 fuzz: ## Each fuzz target for FUZZTIME (60s)
 	@for p in $$(go list ./...); do \

@@ -110,7 +110,7 @@ func failWorkload(t *testing.T, name string, run func(*sim), f simFault, tally *
 	if !*simAll {
 		stride = max(1, healthy.n/8)
 		if raceEnabled {
-			stride = max(1, healthy.n/2)
+			stride = max(1, healthy.n)
 		}
 	}
 	for at := 1 + int(seed)%stride; at <= healthy.n; at += stride {

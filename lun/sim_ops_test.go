@@ -130,7 +130,7 @@ func (s *sim) snapshot(luns ...string) string {
 func (s *sim) rollback(lun, snap string, discard bool) {
 	s.t.Helper()
 	s.needs(lun, snap)
-	kept := "before-rollback-" + s.now.Add(simTick).UTC().Format("20060102T150405Z")
+	kept := "before-rollback-" + s.now().Add(simTick).UTC().Format("20060102T150405Z")
 	s.structural(fmt.Sprintf("rollback %s@%s discard %v", lun, snap, discard), func(st simState) {
 		if !discard {
 			st[lun].snaps[kept] = st[lun].head

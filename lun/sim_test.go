@@ -24,10 +24,11 @@ import (
 // block, or a structural change. Every block carries a stamp that is used once.
 
 var (
-	simFor  = flag.Duration("sim.for", 0, "how long the simulator goes on with new seeds; 0: a few fixed ones")
-	simSeed = flag.Uint64("sim.seed", 0, "repeat the run of this seed alone")
-	simWork = flag.String("sim.work", "", "repeat this workload alone")
-	simAll  = flag.Bool("sim.all", false, "crash and fail at each operation, not at some")
+	simFor    = flag.Duration("sim.for", 0, "how long the simulator goes on with further seeds; 0: a few fixed ones")
+	simRandom = flag.Bool("sim.random", false, "seeds that were never run, not those from 1 on")
+	simSeed   = flag.Uint64("sim.seed", 0, "repeat the run of this seed alone")
+	simWork   = flag.String("sim.work", "", "repeat this workload alone")
+	simAll    = flag.Bool("sim.all", false, "crash and fail at each operation, not at some")
 )
 
 const simTick = time.Second
@@ -103,8 +104,8 @@ type sim struct {
 	p    *Pool
 	o    Options
 
-	now   time.Time
-	next  uint64 // stamp
+	ticks *atomic.Int64 // seconds that have passed
+	next  uint64        // stamp
 	names int
 	trace []string
 
@@ -144,14 +145,17 @@ var simBegin = time.Date(2026, 11, 28, 0, 0, 0, 0, time.UTC)
 
 func newSim(t testing.TB, name string, seed uint64, tally *simTally) *sim {
 	rng := rand.New(rand.NewPCG(seed, 11))
-	s := &sim{t: t, name: name, rng: rng, fs: crashfs.New(), now: simBegin, durable: simState{}, tally: tally}
+	s := &sim{t: t, name: name, rng: rng, fs: crashfs.New(), ticks: &atomic.Int64{}, durable: simState{}, tally: tally}
 	s.o = Options{
-		Dir: "pool", Capacity: 1 << 30, Manual: true, Now: func() time.Time { return s.now },
+		Dir: "pool", Capacity: 1 << 30, Manual: true, Now: s.now,
 		SegmentBytes: []int64{64 << 10, 64 << 10, 128 << 10}[rng.IntN(3)], RecordBlocks: []int{4, 8}[rng.IntN(2)],
 		IndexCache: 1, PlainWrites: rng.IntN(4) == 0,
 	}
 	return s
 }
+
+// now is a clock that stands still while an operation runs, so that names by time are foreseen.
+func (s *sim) now() time.Time { return simBegin.Add(time.Duration(s.ticks.Load()) * simTick) }
 
 func (s *sim) fatalf(format string, args ...any) {
 	s.t.Helper()
@@ -232,7 +236,7 @@ func (s *sim) check(where string) {
 
 // begin notes the steps of an operation, so that a crash in it may have done them.
 func (s *sim) begin(what string, steps []simStep) {
-	s.now = s.now.Add(simTick)
+	s.ticks.Add(1)
 	s.trace = append(s.trace, what)
 	s.mu.Lock()
 	s.steps = append(s.steps, steps...)
@@ -334,10 +338,9 @@ func (s *sim) verify() {
 // after is the simulation that goes on with what a crash left.
 func (s *sim) after(c simCut) *sim {
 	r := &sim{
-		t: s.t, name: s.name, rng: rand.New(rand.NewPCG(s.rng.Uint64(), 5)), fs: c.fs, o: s.o, now: s.now, next: s.next + 1000, names: s.names + 100,
+		t: s.t, name: s.name, rng: rand.New(rand.NewPCG(s.rng.Uint64(), 5)), fs: c.fs, o: s.o, ticks: s.ticks, next: s.next + 1000, names: s.names + 100,
 		trace: append(slices.Clip(s.trace), c.at), durable: c.durable, steps: c.steps, depth: s.depth + 1, tally: s.tally,
 	}
-	r.o.Now = func() time.Time { return r.now }
 	return r
 }
 
