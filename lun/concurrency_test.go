@@ -294,7 +294,11 @@ func (c *chaos) maintain() error {
 		}
 		if err == nil && n%5 == 4 {
 			var rep CheckReport
-			if rep, err = c.p.Scrub(context.Background(), nil); err == nil && !rep.OK {
+			var scrub ScrubReport
+			if scrub, err = c.p.Scrub(context.Background(), ScrubOptions{Restart: true}, nil); err == nil {
+				rep = scrub.CheckReport
+			}
+			if err == nil && !rep.OK {
 				err = fmt.Errorf("scrub: %+v", rep.Problems)
 			}
 		}

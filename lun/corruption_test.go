@@ -64,9 +64,9 @@ func TestDamagedBlockIsTheOnlyOneLost(t *testing.T) {
 	if !hasEvent(m.p, "corrupt-block", "offset 28672") {
 		t.Errorf("no event names the block: %+v", m.p.Events())
 	}
-	rep, err := m.p.Scrub(context.Background(), nil)
+	rep, err := m.p.Scrub(context.Background(), ScrubOptions{}, nil)
 	m.check(err, "scrub")
-	if rep.OK || len(rep.Problems) != 1 || !strings.Contains(rep.Problems[0].Where, "a@s, offset 28672") {
+	if rep.OK || len(rep.Problems) != 1 || !strings.Contains(rep.Problems[0].Where, "a@s, offset 28672, 4096 bytes, seen by 1 more: a") {
 		t.Fatalf("scrub: %+v", rep)
 	}
 	if _, err := m.p.Clean(context.Background()); err != nil {
@@ -79,7 +79,7 @@ func TestDamagedBlockIsTheOnlyOneLost(t *testing.T) {
 	delete(m.snaps["a"], "s")
 	m.check(m.p.Reclaim(), "reclaim")
 	m.verify()
-	if rep, err = m.p.Scrub(context.Background(), nil); err != nil || !rep.OK {
+	if rep, err = m.p.Scrub(context.Background(), ScrubOptions{}, nil); err != nil || !rep.OK {
 		t.Errorf("scrub after the repair: %+v %v", rep, err)
 	}
 	m.cut(0)

@@ -95,11 +95,12 @@ func (b *beat) next(busy bool) <-chan time.Time {
 	return b.timer.C
 }
 
-// start runs four loops: checkpoints must not wait behind a merge that waits
+// start runs five loops: checkpoints must not wait behind a merge that waits
 // for a checkpoint's space, nor writers that wait for a segment behind a merge.
 func (j *janitor) start() {
-	j.done.Add(4)
+	j.done.Add(5)
 	go j.backUps()
+	go j.scrubRound()
 	go j.checkpoints()
 	go j.cleaner()
 	go j.chores()

@@ -311,7 +311,7 @@ func indexError(dir string, err error) error {
 	case errors.Is(err, index.ErrNewerFormat):
 		return Errorf(ErrNotPool, "pool %s: %w", dir, err)
 	case errors.Is(err, index.ErrCorrupt), errors.Is(err, index.ErrMissing):
-		return Errorf(ErrCorrupt, "index of pool %s: %w; the blocks are in the segments: keep the folder, and restore the index from a copy", dir, err)
+		return Errorf(ErrCorrupt, "index of pool %s: %w; `lunar pool repair` makes it anew of a copy and the log; do not remove anything before", dir, err)
 	}
 	return fmt.Errorf("index of pool %s: %w", dir, err)
 }

@@ -36,6 +36,9 @@ type Options struct {
 
 	BackUpEvery time.Duration // how often the index is copied; 0: 10 min, negative: never
 
+	ScrubEvery time.Duration // how often everything is read by itself; 0: 30 days, negative: never
+	ScrubPace  int64         // bytes a second that a scrub reads; 0: no bound
+
 	RecordBlocks int  // most payload blocks of a log record; default 256
 	PlainWrites  bool // no vectored writes: a wrapped FS sees each one
 
@@ -130,6 +133,7 @@ type Pool struct {
 
 	commits    uint64 // of the index by this process; guarded by ckptMu
 	backups    backups
+	scrubs     scrubbing
 	rebuilding bool // the index is made of an older copy, see rebuild
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -47,7 +48,17 @@ func (s *admin) poolCheck(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *admin) poolScrub(w http.ResponseWriter, r *http.Request) error {
-	return streamProgress(w, r, s.pool.Scrub)
+	o := lun.ScrubOptions{Restart: queryBool(r, "restart")}
+	if pace := r.URL.Query().Get("pace"); pace != "" {
+		n, err := strconv.ParseInt(pace, 10, 64)
+		if err != nil {
+			return lun.Errorf(lun.ErrInvalid, "pace %q: want bytes a second", pace)
+		}
+		o.Pace = n
+	}
+	return streamProgress(w, r, func(ctx context.Context, progress func(done, total int64)) (lun.ScrubReport, error) {
+		return s.pool.Scrub(ctx, o, progress)
+	})
 }
 
 func (s *admin) poolClean(w http.ResponseWriter, r *http.Request) error {

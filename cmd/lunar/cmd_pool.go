@@ -68,6 +68,14 @@ func reclaimText(r lun.ReclaimInfo) string {
 	return text
 }
 
+func writeProblems(w io.Writer, problems []lun.Problem) error {
+	f := &fields{}
+	for _, p := range problems {
+		f.add(orDash(p.Where), p.What)
+	}
+	return f.write(w)
+}
+
 // printCheck prints a report; one with problems is a failure.
 func (a *app) printCheck(cmd *cobra.Command, what string, r lun.CheckReport) error {
 	if r.Problems == nil {
@@ -78,11 +86,7 @@ func (a *app) printCheck(cmd *cobra.Command, what string, r lun.CheckReport) err
 			_, err := fmt.Fprintln(w, "ok")
 			return err
 		}
-		f := &fields{}
-		for _, p := range r.Problems {
-			f.add(orDash(p.Where), p.What)
-		}
-		return f.write(w)
+		return writeProblems(w, r.Problems)
 	})
 	if err == nil && (!r.OK || len(r.Problems) > 0) {
 		return fmt.Errorf("%s: %s found, listed on stdout; keep the folder as it is and see lunar pool repair --help", what, plural(len(r.Problems), "problem"))

@@ -35,6 +35,8 @@ type config struct {
 	ListSnaps    int
 	LogLevel     string
 	LogFormat    string
+	ScrubEvery   time.Duration // negative: never
+	ScrubPace    int64         // bytes a second
 	BackUpEvery  time.Duration // negative: never
 	MemoryLimit  int64         // 0: Go's own
 	GCPercent    int           // 0: Go's own
@@ -82,6 +84,8 @@ var configKeys = []configKey{
 	{"segment.size", "", "", "", setSegmentSize},
 	{"index.cache", "index-cache", "256M", "memory for maps of blocks as `SIZE`", size(1<<20, 1<<50, func(c *config, n int64) { c.IndexCache = n })},
 	{"index.backup_every", "", "10m", "", every(time.Minute, func(c *config, d time.Duration) { c.BackUpEvery = d })},
+	{"scrub.every", "", "30d", "", every(time.Hour, func(c *config, d time.Duration) { c.ScrubEvery = d })},
+	{"scrub.pace", "", "100M", "", size(1<<20, 1<<50, func(c *config, n int64) { c.ScrubPace = n })},
 	{"area.reserve", "", "", "", amount(false, func(c *config, a *lun.Amount) { c.Area.Reserve = a })},
 	{"area.limit", "", "none", "", amount(true, func(c *config, a *lun.Amount) { c.Area.Limit = a })},
 	{"area.on_full", "", lun.OnFullRecycle, "", setOnFull},

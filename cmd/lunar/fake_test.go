@@ -519,8 +519,9 @@ func (p *fakePool) Check(_ context.Context, progress func(done, total int64)) (l
 	return p.report, p.failing("check", "")
 }
 
-func (p *fakePool) Scrub(ctx context.Context, progress func(done, total int64)) (lun.CheckReport, error) {
-	return p.Check(ctx, progress)
+func (p *fakePool) Scrub(ctx context.Context, _ lun.ScrubOptions, progress func(done, total int64)) (lun.ScrubReport, error) {
+	r, err := p.Check(ctx, progress)
+	return lun.ScrubReport{CheckReport: r, Damaged: []lun.Damage{}}, err
 }
 
 func (p *fakePool) Clean(context.Context) (lun.PoolStatus, error) {

@@ -39,7 +39,7 @@ type pool interface {
 	Status() lun.PoolStatus
 	Warnings() []lun.Warning
 	Check(context.Context, func(done, total int64)) (lun.CheckReport, error)
-	Scrub(context.Context, func(done, total int64)) (lun.CheckReport, error)
+	Scrub(context.Context, lun.ScrubOptions, func(done, total int64)) (lun.ScrubReport, error)
 	Clean(context.Context) (lun.PoolStatus, error)
 	SetCapacity(ctx context.Context, bytes int64) error
 
