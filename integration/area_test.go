@@ -112,7 +112,7 @@ func TestAreaRecycle(t *testing.T) {
 	onSmall(t, func(t *testing.T, fs *harness.SmallFS) {
 		// The protected snapshot comes to hold the whole LUN; what is left of the limit is for the others.
 		const size, limit = 192 * mib, 288 * mib
-		length := 25 * time.Second
+		length := 10 * time.Second
 		if harness.Long() {
 			length = 10 * time.Minute
 		}
@@ -124,6 +124,7 @@ func TestAreaRecycle(t *testing.T) {
 		}
 		s.Lunar("snapshot", "create", "d@kept", "--protect")
 		load := &overwriter{conn: c, blocks: size / 4096, seed: 3}
+		began := time.Now()
 		load.start(8)
 		done := make(chan struct{})
 		var samples int
@@ -131,7 +132,9 @@ func TestAreaRecycle(t *testing.T) {
 		var over []int64
 		var watch sync.WaitGroup
 		watch.Go(func() { samples, largest, over = watchArea(t, s, "d", done) })
-		taken := snapshotsUnderLoad(t, s, length)
+		pressed := func() bool { return load.written.Load() >= 2*limit || !load.alive() }
+		taken := snapshotsUnderLoad(t, s, length, pressed)
+		took := time.Since(began)
 		err := load.end()
 		close(done)
 		watch.Wait()
@@ -140,11 +143,11 @@ func TestAreaRecycle(t *testing.T) {
 		}
 		left := len(s.Snapshots("d"))
 		t.Logf("%d MiB written in %v, slowest answer %v; %d snapshots taken, %d left; area at most %d of %d MiB in %d samples",
-			load.written.Load()/mib, length, time.Duration(load.slowest.Load()).Round(time.Millisecond), taken, left, largest/mib, limit/mib, samples)
+			load.written.Load()/mib, took.Round(time.Second), time.Duration(load.slowest.Load()).Round(time.Millisecond), taken, left, largest/mib, limit/mib, samples)
 		if len(over) > 0 {
 			t.Errorf("the area was above its limit of %d bytes in %d of %d samples: %v", limit, len(over), samples, over)
 		}
-		if samples < int(length/time.Second)*5 || largest < limit/2 || load.written.Load() < 2*limit || left > taken {
+		if samples < 20 || largest < limit/2 || load.written.Load() < 2*limit || left > taken {
 			t.Errorf("the area was not under pressure, or not watched")
 		}
 		checkSnapshot(t, s, "d@kept", 0, size, 1)
@@ -152,12 +155,17 @@ func TestAreaRecycle(t *testing.T) {
 	})
 }
 
-// snapshotsUnderLoad takes snapshots of d for a while, and checks that those that are gone are always the oldest, but the
+// snapshotsUnderLoad takes snapshots of d for a while and until there was enough of it (three minutes more at most), and checks that those that are gone are always the oldest, but the
 // protected one. It returns how many were taken.
-func snapshotsUnderLoad(t *testing.T, s *harness.Server, length time.Duration) (taken int) {
+func snapshotsUnderLoad(t *testing.T, s *harness.Server, length time.Duration, enough func() bool) (taken int) {
 	t.Helper()
 	gone := 0
-	for ends := time.Now().Add(length); time.Now().Before(ends) && !t.Failed(); time.Sleep(400 * time.Millisecond) {
+	began := time.Now()
+	goesOn := func() bool {
+		took := time.Since(began)
+		return !t.Failed() && (took < length || !enough() && took < length+3*time.Minute)
+	}
+	for ; goesOn(); time.Sleep(400 * time.Millisecond) {
 		s.Lunar("snapshot", "create", fmt.Sprintf("d@s%06d", taken))
 		taken++
 		var names []string

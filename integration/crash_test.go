@@ -12,11 +12,11 @@ import (
 
 const crashBlocks = 8192 // 32 MiB
 
-// TestCrash: kill -9 at a random moment while four connections write, 20 rounds on one LUN. Everything flushed is
+// TestCrash: kill -9 at a random moment while four connections write, 10 rounds on one LUN (100 in the long form). Everything flushed is
 // there, the rest is a prefix of what was acknowledged, no block is torn, what was lost never comes back, and every
 // snapshot that was reported holds what it must and never changes.
 func TestCrash(t *testing.T) {
-	rounds := 20
+	rounds := 10
 	if harness.Long() {
 		rounds = 100
 	}

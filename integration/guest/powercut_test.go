@@ -28,7 +28,7 @@ func TestPowerCut(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs.name, func(t *testing.T) {
 			t.Parallel()
-			rounds := 5
+			rounds := 3
 			if harness.Long() {
 				rounds = 30
 			}
