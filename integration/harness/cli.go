@@ -60,7 +60,7 @@ func Command(t testing.TB, dir string, env []string, stdin io.Reader, args ...st
 // Run runs a command against this server, whatever comes of it.
 func (s *Server) Run(args ...string) Result {
 	s.t.Helper()
-	return Command(s.t, filepath.Dir(s.Dir), []string{"LUNAR_SERVER=unix://" + s.Admin}, nil, args...)
+	return Command(s.t, filepath.Dir(s.Socket), []string{"LUNAR_SERVER=unix://" + s.Admin}, nil, args...)
 }
 
 // Lunar runs a command that must succeed and returns what it printed.

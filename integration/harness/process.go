@@ -4,10 +4,14 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const clockTick = 10 * time.Millisecond // USER_HZ is 100 on Linux
@@ -75,4 +79,87 @@ func ProcessRSS(pid int) (peak, now int64, err error) {
 		}
 	}
 	return peak, now, nil
+}
+
+// LimitFiles is ulimit -n of a running process.
+func LimitFiles(t testing.TB, pid int, n uint64) {
+	t.Helper()
+	limit := unix.Rlimit{Cur: n, Max: n}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		t.Fatalf("limiting the open files of process %d to %d: %v", pid, n, err)
+	}
+}
+
+// OpenFiles is how many a process has.
+func OpenFiles(t testing.TB, pid int) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// LimitMemory puts a process into a control group of its own with so much memory, of either version, until the test
+// ends. It says where; "" if there is no such hierarchy to write to, as in a container.
+func LimitMemory(t testing.TB, pid int, bytes int64) (group string) {
+	t.Helper()
+	name := fmt.Sprintf("lunar-test-%d", pid)
+	group, file := filepath.Join("/sys/fs/cgroup/memory", name), "memory.limit_in_bytes"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		group, file = filepath.Join("/sys/fs/cgroup", name), "memory.max"
+		os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory"), 0o644)
+	}
+	if err := os.Mkdir(group, 0o755); err != nil {
+		return ""
+	}
+	t.Cleanup(func() { os.Remove(group) })
+	for _, x := range [][2]string{{file, fmt.Sprint(bytes)}, {"cgroup.procs", fmt.Sprint(pid)}} {
+		if err := os.WriteFile(filepath.Join(group, x[0]), []byte(x[1]), 0o644); err != nil {
+			return ""
+		}
+	}
+	return group
+}
+
+// Inject makes system calls of a running process slow or fail until stop is called, as strace's -e inject= has it,
+// e.g. "fdatasync:error=EIO:when=2". It returns when the process is being watched.
+func Inject(t testing.TB, pid int, what ...string) (stop func()) {
+	t.Helper()
+	args := []string{"strace", "-f", "-qq", "-p", strconv.Itoa(pid), "-o", "/dev/null"}
+	for _, w := range what {
+		calls, _, _ := strings.Cut(w, ":")
+		args = append(args, "-e", "trace="+calls, "-e", "inject="+w)
+	}
+	cmd := asRoot(args...)
+	var out strings.Builder
+	cmd.Stderr = &out
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("%v: run `make tools`", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for deadline := time.Now().Add(20 * time.Second); !traced(pid); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("strace does not watch process %d: %s", pid, out.String())
+		}
+	}
+	stop = sync.OnceFunc(func() {
+		cmd.Process.Signal(os.Interrupt)
+		<-ended
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// traced says whether every thread of a process has a tracer.
+func traced(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	for _, path := range tasks {
+		text, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(text), "TracerPid:\t0\n") {
+			return false
+		}
+	}
+	return len(tasks) > 0
 }

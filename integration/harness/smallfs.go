@@ -175,3 +175,51 @@ func (fs *SmallFS) TakeBack() {
 }
 
 const mib = 1 << 20
+
+// Fail breaks the file system as a damaged disk does: ext4 finds an error in itself and goes read-only, xfs shuts down.
+func (fs *SmallFS) Fail() {
+	fs.t.Helper()
+	if fs.Kind == "xfs" {
+		fs.root("xfs_io", "-x", "-c", "shutdown", fs.Dir)
+		return
+	}
+	fs.root("mount", "-o", "remount,errors=remount-ro", fs.Dir)
+	fs.root("sh", "-c", "echo 1 >/sys/fs/ext4/"+filepath.Base(fs.device())+"/trigger_fs_error")
+}
+
+// Mend unmounts the file system, lets its own tool repair it, and mounts it again. Nobody may use it meanwhile.
+func (fs *SmallFS) Mend() {
+	fs.t.Helper()
+	device := fs.device()
+	// The loop device goes with its last user: another one keeps the image, which has no name any more.
+	hold, err := os.Open(device)
+	if err != nil {
+		fs.t.Fatal(err)
+	}
+	defer hold.Close()
+	fs.root("umount", fs.Dir)
+	if fs.Kind == "ext4" {
+		if out, err := asRoot("e2fsck", "-fy", device).CombinedOutput(); err != nil && err.(*exec.ExitError).ExitCode() > 1 {
+			fs.t.Fatalf("e2fsck: %v: %s", err, out)
+		}
+	}
+	fs.root("mount", device, fs.Dir)
+}
+
+// device is the loop device that is mounted.
+func (fs *SmallFS) device() string {
+	fs.t.Helper()
+	text, err := os.ReadFile("/proc/self/mounts")
+	before, _, found := strings.Cut(string(text), " "+fs.Dir+" ")
+	if err != nil || !found {
+		fs.t.Fatalf("%s is not mounted (%v)", fs.Dir, err)
+	}
+	return before[strings.LastIndexByte(before, '\n')+1:]
+}
+
+func (fs *SmallFS) root(args ...string) {
+	fs.t.Helper()
+	if out, err := asRoot(args...).CombinedOutput(); err != nil {
+		fs.t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}

@@ -111,7 +111,18 @@ func retryInterrupted(call func() error) error {
 
 // syncData is fdatasync. An interrupted one has reported nothing yet and is
 // repeated; any other failure is final, since the kernel reports it once.
-func syncData(f vfs.File) error { return retryInterrupted(f.SyncData) }
+//
+// An fdatasync of ext4 that is under way while the file system finds an error and
+// becomes read-only can report success and lose what was written to preallocated
+// blocks: nobody hears that they could not be marked as written. So one is believed only if the
+// file system takes writes yet: one of no bytes costs nothing and asks that.
+func syncData(f vfs.File) error {
+	err := retryInterrupted(f.SyncData)
+	if fd := f.Fd(); err == nil && fd != vfs.InvalidFd {
+		err = retryInterrupted(func() error { _, err := syscall.Pwrite(int(fd), nil, 0); return err })
+	}
+	return err
+}
 
 // preallocate gives a file its full size, so that writing to it needs no new
 // space and its size does not change at each sync.
