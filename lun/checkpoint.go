@@ -90,6 +90,7 @@ func (p *Pool) tryCheckpoint() error {
 		return err
 	}
 	entries, blocks := p.entries.Load(), p.appended.Load()
+	p.space.emptied.Store(0)
 	p.gate.lock()
 	pend := p.takeObjects(uint64(p.log.Next()))
 	p.gate.unlock()
@@ -345,6 +346,19 @@ func (p *Pool) releaseSegments() {
 			continue
 		}
 		s.released.Add(1)
+	}
+}
+
+// Segments are used again rather than new ones made: those that are in the page
+// cache are written at half the cost. So once reuseAfter of them are empty and at
+// most reuseBelow spares are left, a checkpoint turns them into spares.
+const reuseAfter, reuseBelow = 4, 2
+
+// sealed is told of each segment that the log has moved past.
+func (p *Pool) sealed(info segment.SegmentInfo) {
+	p.space.seal(info)
+	if p.space.emptied.Load() >= reuseAfter && p.log.Stats().Free <= reuseBelow {
+		p.janitor.kick(jobCheckpoint)
 	}
 }
 

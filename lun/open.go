@@ -448,7 +448,7 @@ func (p *Pool) isSealed(n uint64) bool {
 func (p *Pool) logOptions() segment.Options {
 	return segment.Options{
 		FS: p.fs, Dir: p.path(segmentDir), PoolID: p.id.number(), Epoch: p.state.Epoch, SegmentBytes: p.id.SegmentBytes,
-		RecordBlocks: p.opts.RecordBlocks, Buffers: p.buf, MaxSegments: p.maxSegments, OnFail: p.fail, OnSeal: p.space.seal,
+		RecordBlocks: p.opts.RecordBlocks, Buffers: p.buf, MaxSegments: p.maxSegments, OnFail: p.fail, OnSeal: p.sealed,
 		OnFull: func() { p.janitor.kick(jobClean) }, Spares: p.spares(), Reserve: keptSegments, Source: p.ballast,
 		PlainWrites: p.opts.PlainWrites,
 	}

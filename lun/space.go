@@ -18,6 +18,7 @@ type space struct {
 	segs     map[uint64]*usage
 	highest  uint64
 	released atomic.Int64
+	emptied  atomic.Int64 // segments that lost their last block since the last checkpoint began
 }
 
 // usage of one segment. A segment is sealed when the log has moved past it; its
@@ -61,6 +62,13 @@ func (s *space) top() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.highest
+}
+
+// lose takes a block from a segment.
+func (s *space) lose(number uint64) {
+	if s.of(number).live.Add(-1) == 0 {
+		s.emptied.Add(1)
+	}
 }
 
 func (s *space) segment(loc uint64) uint64 { return loc / s.blocks }

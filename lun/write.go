@@ -364,7 +364,7 @@ func (v *view) mapRange(pg *page, from, k int, loc uint64, crcs []uint32, seq se
 // freeLocked gives back a block that only this page named.
 func (v *view) freeLocked(pg *page, loc uint64) {
 	seg := v.pool.space.segment(loc)
-	v.pool.space.of(seg).live.Add(-1)
+	v.pool.space.lose(seg)
 	pg.addSeg(seg, -1)
 }
 

@@ -171,6 +171,9 @@ func (l *Log) reserveLocked(e *Entry, done, remaining int, own *memory) (p piece
 	p = piece{rec: rec, number: rec.seg.number, at: headerFixed + rec.bytes, block: rec.end(), first: done, n: n, seq: l.next}
 	if n > 0 {
 		p.mem = rec.place(n, own, done, l.bufs)
+		if own != nil && e.Kind == Data && e.Count >= largeWrite {
+			rec.large += n
+		}
 	}
 	l.next++
 	rec.entries++
@@ -288,6 +291,7 @@ func (l *Log) nextSegmentLocked() {
 	l.noteAvailableLocked()
 	l.showLiveLocked()
 	kick(l.kickKeeper)
+	kick(l.kickFinisher) // all of the segment before may be written already
 }
 
 // showLiveLocked tells readers which segments may have blocks in memory.

@@ -362,7 +362,7 @@ func TestCrashEverywhere(t *testing.T) {
 func crashAt(t *testing.T, seed uint64, k int, disks *int) bool {
 	rng := rand.New(rand.NewPCG(seed, uint64(k)))
 	opts := memOptions(nil)
-	opts.Spares = rng.IntN(4)
+	opts.Spares, opts.MaxUnsynced = rng.IntN(4), 2+rng.IntN(7)
 	fs := crashable(t)
 	first := &life{t: t, opts: opts, rng: rand.New(rand.NewPCG(seed, 0)), countdown: k}
 	first.index = index{epoch: 1, from: 1, sealed: map[uint64]bool{}}

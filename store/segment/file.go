@@ -12,7 +12,10 @@ const fileCategory = vfs.DiskWriteCategory("lunar-segment")
 
 // recordWriter writes the blocks of one record, in order and completely.
 type recordWriter interface {
-	write(bufs [][]byte, off int64) error
+	// write consumes bufs. direct asks for what is written to be kept out of the
+	// page cache.
+	write(bufs [][]byte, off int64, direct bool) error
+	close() // gives back what write opened
 	// sequential says that a sync must not run beside a write (vfs.File's rule
 	// for files that are not reached by their descriptor).
 	sequential() bool
@@ -36,10 +39,16 @@ func descriptorOf(f vfs.File) descriptor {
 	return d
 }
 
+// bypass is a descriptor that can also write past the page cache.
+type bypass interface {
+	OpenDirect() (d descriptor, shut func(), err error)
+}
+
 // newRecordWriter picks the vectored write where there is one.
 func newRecordWriter(f vfs.File, plain bool) recordWriter {
 	if d := descriptorOf(f); d != nil && !plain {
-		return vectorWriter{d}
+		by, _ := d.(bypass)
+		return &vectorWriter{d: d, by: by}
 	}
 	return plainWriter{f}
 }
@@ -48,34 +57,71 @@ func newRecordWriter(f vfs.File, plain bool) recordWriter {
 const maxIovecs = 1024
 
 // vectorWriter writes a record in one system call.
-type vectorWriter struct{ d descriptor }
+type vectorWriter struct {
+	d descriptor
 
-func (w vectorWriter) sequential() bool { return false }
+	// For direct writes.
+	by     bypass // nil where there are none
+	direct descriptor
+	shut   func()
+}
 
-// write consumes bufs.
-func (w vectorWriter) write(bufs [][]byte, off int64) error {
+func (w *vectorWriter) sequential() bool { return false }
+
+func (w *vectorWriter) close() {
+	if w.shut != nil {
+		w.shut()
+	}
+	w.by, w.direct, w.shut = nil, nil, nil
+}
+
+// write consumes bufs. Where a direct write is asked for and not possible, it is
+// an ordinary one.
+func (w *vectorWriter) write(bufs [][]byte, off int64, direct bool) error {
 	for len(bufs) > 0 {
-		n, err := w.d.Pwritev(bufs[:min(len(bufs), maxIovecs)], off)
-		if errors.Is(err, syscall.EINTR) {
+		d := w.d
+		if direct = direct && w.openDirect(); direct {
+			d = w.direct
+		}
+		n, err := d.Pwritev(bufs[:min(len(bufs), maxIovecs)], off)
+		switch {
+		case errors.Is(err, syscall.EINTR):
 			continue
-		}
-		if err != nil {
+		case direct && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP)):
+			w.close()
+			continue
+		case err != nil:
 			return err
-		}
-		if n == 0 {
+		case n == 0:
 			return errShortWrite
 		}
 		off += int64(n)
-		for n > 0 {
-			k := min(n, len(bufs[0]))
-			bufs[0] = bufs[0][k:]
-			n -= k
-			if len(bufs[0]) == 0 {
-				bufs = bufs[1:]
-			}
-		}
+		bufs = skip(bufs, n)
 	}
 	return nil
+}
+
+// skip takes n bytes from the front of bufs.
+func skip(bufs [][]byte, n int) [][]byte {
+	for n > 0 {
+		k := min(n, len(bufs[0]))
+		bufs[0] = bufs[0][k:]
+		n -= k
+		if len(bufs[0]) == 0 {
+			bufs = bufs[1:]
+		}
+	}
+	return bufs
+}
+
+func (w *vectorWriter) openDirect() bool {
+	if w.direct == nil && w.by != nil {
+		var err error
+		if w.direct, w.shut, err = w.by.OpenDirect(); err != nil {
+			w.close()
+		}
+	}
+	return w.direct != nil
 }
 
 // plainWriter writes buffer by buffer through the file.
@@ -83,7 +129,9 @@ type plainWriter struct{ f vfs.File }
 
 func (w plainWriter) sequential() bool { return true }
 
-func (w plainWriter) write(bufs [][]byte, off int64) error {
+func (w plainWriter) close() {}
+
+func (w plainWriter) write(bufs [][]byte, off int64, _ bool) error {
 	for _, b := range bufs {
 		n, err := w.f.WriteAt(b, off)
 		if err != nil {

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 
@@ -15,6 +16,15 @@ type osFile uintptr
 func (fd osFile) Pwritev(bufs [][]byte, off int64) (int, error) {
 	n, err := unix.Pwritev(int(fd), bufs, off)
 	return n, os.NewSyscallError("pwritev", err)
+}
+
+// OpenDirect opens the file once more, whatever it is called by now.
+func (fd osFile) OpenDirect() (descriptor, func(), error) {
+	direct, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_WRONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("open", err)
+	}
+	return osFile(direct), func() { unix.Close(direct) }, nil // a direct write has reported its error itself
 }
 
 func (fd osFile) Truncate(size int64) error { return unix.Ftruncate(int(fd), size) }

@@ -15,8 +15,24 @@ const (
 	retryIdle   = 5 * time.Second
 )
 
-// keep is the keeper goroutine: it finishes segments that were left and
-// prepares the next ones, so that nobody who writes has to.
+// finish is the goroutine that finishes segments that were left. It is not the
+// keeper, as the sync of a large segment takes longer than filling the next one.
+func (l *Log) finish() {
+	defer l.running.Done()
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-l.kickFinisher:
+		}
+		if l.finishSealed() != nil {
+			return
+		}
+	}
+}
+
+// keep is the keeper goroutine: it prepares the next segments, so that nobody
+// who writes has to.
 func (l *Log) keep() {
 	defer l.running.Done()
 	retry := timerOf()
@@ -28,9 +44,6 @@ func (l *Log) keep() {
 		case <-l.kickKeeper:
 		case <-retry.C:
 			l.askLimit()
-		}
-		if l.finishSealed() != nil {
-			return
 		}
 		short := l.prepareAhead()
 		if l.Err() != nil {
@@ -85,6 +98,7 @@ func (l *Log) finishSealed() error {
 		l.showLiveLocked()
 		l.grantLocked()
 		l.mu.Unlock()
+		s.out.close()
 		s.h.release()
 		if l.opts.OnSeal != nil {
 			l.opts.OnSeal(info)

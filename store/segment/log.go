@@ -49,6 +49,7 @@ type Log struct {
 	ioMu    sync.Mutex
 	pushMu  sync.Mutex // serialises Push; taken before ioMu
 	iov     [][]byte
+	stream  int // blocks of large writes in a row
 	group   group
 	leading atomic.Bool // someone writes records for a sync
 
@@ -61,11 +62,12 @@ type Log struct {
 	synced  atomic.Uint64 // the last entry that is durable; <= written
 	failed  atomic.Pointer[failure]
 
-	kickWriter chan struct{}
-	kickKeeper chan struct{}
-	stop       chan struct{}
-	running    sync.WaitGroup
-	closed     atomic.Bool
+	kickWriter   chan struct{}
+	kickKeeper   chan struct{}
+	kickFinisher chan struct{}
+	stop         chan struct{}
+	running      sync.WaitGroup
+	closed       atomic.Bool
 }
 
 type counters struct {
@@ -118,7 +120,7 @@ func Open(opts Options, next Seq, free []uint64, highest uint64) (*Log, error) {
 		next:    max(next, 1), free: present(free, numbers),
 		highest: highest, files: len(numbers),
 		sealed: map[uint64]SegmentInfo{}, releasing: map[uint64]bool{},
-		kickWriter: make(chan struct{}, 1), kickKeeper: make(chan struct{}, 1),
+		kickWriter: make(chan struct{}, 1), kickKeeper: make(chan struct{}, 1), kickFinisher: make(chan struct{}, 1),
 		stop: make(chan struct{}),
 	}
 	l.liveSet.Store(&[]*openSegment{})
@@ -131,8 +133,9 @@ func Open(opts Options, next Seq, free []uint64, highest uint64) (*Log, error) {
 		l.closeFiles()
 		return nil, err
 	}
-	l.running.Add(2)
+	l.running.Add(3)
 	go l.writeBehind()
+	go l.finish()
 	go l.keep()
 	return l, nil
 }
@@ -312,6 +315,7 @@ func (l *Log) closeFiles() {
 	l.liveSet.Store(&[]*openSegment{})
 	l.mu.Unlock()
 	for _, s := range open {
+		s.out.close()
 		s.h.release()
 	}
 	l.handles.close()

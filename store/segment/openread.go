@@ -14,7 +14,7 @@ func OpenRead(opts Options) (*Log, error) {
 	l := &Log{
 		opts: opts, blocks: opts.segmentBlocks(), bufs: opts.Buffers, handles: newHandleTable(opts.MaxOpen), next: 1,
 		sealed: map[uint64]SegmentInfo{}, releasing: map[uint64]bool{},
-		kickWriter: make(chan struct{}, 1), kickKeeper: make(chan struct{}, 1), stop: make(chan struct{}),
+		kickWriter: make(chan struct{}, 1), kickKeeper: make(chan struct{}, 1), kickFinisher: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	l.liveSet.Store(&[]*openSegment{})
 	l.group.cond.L = &l.group.mu

@@ -10,6 +10,8 @@ const (
 	minSegmentBlocks = 16
 	minRecordBlocks  = 4
 	fileExt          = ".seg"
+
+	largeWrite = 32 // blocks, for Options.DirectAfter
 )
 
 // Options says how a log is kept. The zero value of a field means its default.
@@ -26,7 +28,8 @@ type Options struct {
 	MemoryBytes  int64         // payload in flight; default 64 MiB
 	Spares       int           // free segment files kept by Release; default 4, negative for none
 	Reserve      int           // segments below the limit that only AdmitReserved may take; default 2, negative for none
-	MaxUnsynced  int           // segments with unsynced records at a time; default and least 2
+	MaxUnsynced  int           // segments with unsynced records at a time; default 8, at least 2
+	DirectAfter  int64         // of a stream of large writes what is behind this is not kept in the page cache; default 64 MiB, negative: all is kept
 	MaxOpen      int           // open handles of sealed segments; default 512
 
 	// The functions below are called on goroutines that write: they must not
@@ -83,7 +86,8 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.MemoryBytes, 64<<20)
 	setDefault(&o.Spares, 4)
 	setDefault(&o.Reserve, 2)
-	setDefault(&o.MaxUnsynced, 2)
+	setDefault(&o.MaxUnsynced, 8)
+	setDefault(&o.DirectAfter, 64<<20)
 	setDefault(&o.MaxOpen, 512)
 	o.Spares, o.Reserve = max(o.Spares, 0), max(o.Reserve, 0)
 	if o.SegmentBytes%BlockSize != 0 || o.SegmentBytes < minSegmentBlocks*BlockSize || o.SegmentBytes > 1<<40 {

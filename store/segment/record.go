@@ -17,6 +17,7 @@ type record struct {
 	first   Seq
 	entries int
 	blocks  int // payload blocks given out
+	large   int // of large writes
 	bytes   int // bytes of entries given out
 	charge  int64
 	header  []byte // one block; entries are encoded in place

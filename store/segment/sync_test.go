@@ -195,10 +195,17 @@ write 000000000001.seg`
 }
 
 // TestSegmentOrder checks the rules for many segments: a segment's name and
-// size are durable before it is written to, and it is synced before the log moves
-// past the next one.
+// size are durable before it is written to, and no more than MaxUnsynced segments
+// have records that are not synced.
 func TestSegmentOrder(t *testing.T) {
+	for _, most := range []int{2, 3, 8} {
+		t.Run(fmt.Sprint(most), func(t *testing.T) { segmentOrder(t, most) })
+	}
+}
+
+func segmentOrder(t *testing.T, most int) {
 	s, opts := stubbed(t)
+	opts.MaxUnsynced = most
 	l := mustOpen(t, opts, 1, nil, 0)
 	for i := range 200 {
 		putBlocks(t, l, 1, uint64(i), 1+i%5, 1)
@@ -228,7 +235,7 @@ func TestSegmentOrder(t *testing.T) {
 			if !dirty[file] {
 				segments++
 			}
-			if dirty[file] = true; len(dirty) > 2 {
+			if dirty[file] = true; len(dirty) > most {
 				t.Fatalf("%d segments with unsynced records", len(dirty))
 			}
 		}

@@ -58,10 +58,24 @@ func (l *Log) writeRecord(rec *record) error {
 		seg.syncMu.Lock()
 		defer seg.syncMu.Unlock()
 	}
-	err := seg.out.write(iov, int64(rec.at)*BlockSize)
+	err := seg.out.write(iov, int64(rec.at)*BlockSize, l.bulk(rec))
 	clear(iov)
 	l.iov = iov[:0]
 	return err
+}
+
+// bulk says whether a record belongs to a long stream of large writes. Those pass
+// the page cache by: it would cost more than everything else that is done for
+// them, and push out what is read (docs/adr/0011). What is written in between
+// counts against the stream.
+func (l *Log) bulk(rec *record) bool {
+	if rec.large*8 < rec.blocks*7 || rec.large < largeWrite {
+		l.stream = max(l.stream-rec.blocks, 0)
+		return false
+	}
+	after := int(l.opts.DirectAfter / BlockSize)
+	l.stream = min(l.stream+rec.blocks, max(2*after, 1))
+	return l.opts.DirectAfter >= 0 && l.stream > after
 }
 
 // forget lets the memory of a written record go: from here on readers find its
@@ -82,13 +96,13 @@ func (l *Log) forget(rec *record) {
 		l.tail = nil
 	}
 	l.adm.memory -= rec.charge
-	rec.seg, rec.entries, rec.blocks, rec.bytes, rec.charge = nil, 0, 0, 0, 0
+	rec.seg, rec.entries, rec.blocks, rec.large, rec.bytes, rec.charge = nil, 0, 0, 0, 0, 0
 	rec.next, l.spareRecs = l.spareRecs, rec
 	done := seg.sealed && seg.last == last
 	l.grantLocked()
 	l.mu.Unlock()
 	if done {
-		kick(l.kickKeeper)
+		kick(l.kickFinisher)
 	}
 }
 
