@@ -16,6 +16,8 @@ UNIT     = $$(go list ./... | grep -v '/integration')
 FUZZTIME  ?= 60s
 SOAK      ?= 1h
 CRASHTIME ?= 60s
+BENCHCOUNT ?= 10
+BENCHTIME  ?= 200ms
 GOLANGCI  := v2.12.2
 
 # What the tests call. Installed by `make tools`, only when missing.
@@ -23,7 +25,7 @@ PACKAGES := gcc libc6-dev git qemu-system-x86 qemu-utils nbdkit libnbd-bin pytho
             linux-image-cloud-amd64 busybox-static xfsprogs e2fsprogs strace
 
 .PHONY: help build run tools test test-unit test-rules test-integration test-guest test-long \
-        crash crash-long soak fuzz bench bench-quick bench-versions bench-versions-quick bench-versions-many bench-capacity lint vet clean
+        crash crash-long soak fuzz bench bench-quick bench-go bench-versions bench-versions-quick bench-versions-many bench-capacity lint vet clean
 
 help: ## List the targets
 	@echo "Lunar $(VERSION). Targets:"
@@ -95,7 +97,10 @@ fuzz: ## Each fuzz target for FUZZTIME (60s)
 	  for f in $$(go test -list '^Fuzz' "$$p" | grep '^Fuzz' || true); do \
 	    echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "$$p"; done; done
 
-bench: tools build ## lunar beside nbdkit and qemu-nbd, all rows of the target table, then bench-versions; writes docs/bench
+bin/gonbd: integration/bench/gonbd/main.go integration/bench/gonbd/go.mod
+	cd integration/bench/gonbd && CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/bin/gonbd .
+
+bench: tools build bin/gonbd ## lunar beside nbdkit, qemu-nbd and go-nbd, all rows of the target table, then bench-versions; writes docs/bench
 	go run ./integration/bench -lunar $(BIN) -out docs/bench
 	$(MAKE) bench-versions
 
@@ -113,6 +118,9 @@ bench-versions-many: tools build ## 65,536 snapshots of one LUN
 
 bench-capacity: tools build ## Amplification by pool use, the way to an area's limit, disk beside the account (5 minutes, root)
 	LUNAR_FIGURES=$(CURDIR)/docs/bench LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 30m -run TestCapacityFigures ./integration/figures
+
+bench-go: ## Go micro-benchmarks of map, log, index, ledger and protocol, 10 runs each: for benchstat
+	@go test -run '^$$' -bench . -benchmem -count $(BENCHCOUNT) -benchtime $(BENCHTIME) ./store/segment ./store/index ./reservation ./cow ./lun ./nbd
 
 lint: ## gofmt, go vet, golangci-lint (built into bin/ at a pinned version)
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$bad" ] || { echo "not gofmt'ed: $$bad"; exit 1; }

@@ -40,12 +40,12 @@ func main() {
 	flag.StringVar(&b.out, "out", "docs/bench", "folder for the report (JSON, SVG, markdown)")
 	flag.StringVar(&dir, "dir", os.TempDir(), "folder for the servers' files")
 	flag.Int64Var(&b.size, "size", 1<<30, "bytes of the export")
-	flag.IntVar(&b.seconds, "seconds", 3, "seconds of each run, at least 1 (fio takes less for 0)")
-	flag.IntVar(&b.repeats, "repeats", 7, "interleaved repeats of each row")
+	flag.IntVar(&b.seconds, "seconds", 4, "seconds of each run, at least 1 (fio takes less for 0)")
+	flag.IntVar(&b.repeats, "repeats", 3, "interleaved repeats of each row")
 	flag.IntVar(&b.pairRuns, "pairs", 15, "interleaved pairs of the snapshot rows")
 	flag.StringVar(&b.only, "only", "", "only the rows whose id contains this")
 	flag.StringVar(&servers, "servers", strings.Join(kinds, ","), "servers to run; the first is the measure")
-	flag.BoolVar(&b.quick, "quick", false, "about two minutes: 1 s, 3 repeats, the main rows, without qemu-nbd")
+	flag.BoolVar(&b.quick, "quick", false, "about two minutes: 1 s, 3 repeats, the main rows, without qemu-nbd and go-nbd")
 	parts := flag.String("versions", "", "measure snapshots, rollbacks and clones instead: a list of "+partNames()+", or all")
 	flag.StringVar(&b.pprof, "pprof", "", "serve lunar's profiles on HOST:PORT (with -versions)")
 	flag.Parse()
@@ -53,7 +53,7 @@ func main() {
 	b.mode = "full"
 	if b.quick {
 		b.mode, b.seconds, b.repeats, b.pairRuns = "quick", 1, 3, 5
-		b.servers = slices.DeleteFunc(b.servers, func(kind string) bool { return kind == "qemu-nbd" })
+		b.servers = slices.DeleteFunc(b.servers, func(kind string) bool { return strings.HasPrefix(kind, "qemu-nbd") || kind == "go-nbd" })
 	}
 	run := b.run
 	if *parts != "" {
@@ -94,6 +94,9 @@ func (b *bench) run(dir string) error {
 		if err := b.pairs(); err != nil {
 			return err
 		}
+		if err := b.scale(); err != nil {
+			return err
+		}
 	}
 	return b.report.write(b.out, os.Stdout)
 }
@@ -119,10 +122,16 @@ func (b *bench) wanted(list []row) []row {
 	})
 }
 
+// idleTime is what the servers get to tidy up before their files are counted once more.
+const idleTime = 15 * time.Second
+
+// wants says whether -only asks for a part that is no row.
+func (b *bench) wants(part string) bool { return strings.Contains(part, b.only) }
+
 // compare runs all rows, all servers up at once, one of them busy at a time.
 func (b *bench) compare() error {
 	wanted := b.wanted(rows)
-	if len(wanted) == 0 {
+	if len(wanted) == 0 && !b.wants("tail") {
 		return nil
 	}
 	running := map[string]*server{}
@@ -139,7 +148,7 @@ func (b *bench) compare() error {
 		running[kind] = s
 		fmt.Println("   ", strings.ReplaceAll(strings.Join(s.args, " "), b.top+"/", ""))
 	}
-	if wanted[0].before == "" {
+	if len(wanted) == 0 || wanted[0].before == "" {
 		for _, s := range running {
 			if err := b.fill(s); err != nil {
 				return err
@@ -151,8 +160,17 @@ func (b *bench) compare() error {
 			return err
 		}
 	}
+	if err := b.tail(running); err != nil {
+		return err
+	}
 	for kind, s := range running {
 		b.report.Servers[kind] = footprint{RSS: s.memory(), Disk: s.disk()}
+	}
+	time.Sleep(idleTime)
+	for kind, s := range running {
+		f := b.report.Servers[kind]
+		f.Idle = s.disk()
+		b.report.Servers[kind] = f
 	}
 	return nil
 }
@@ -167,6 +185,9 @@ func (b *bench) row(r row, running map[string]*server) error {
 	for repeat := range b.repeats {
 		for i := range b.servers {
 			kind := b.servers[(i+repeat)%len(b.servers)]
+			if r.flushes() && !running[kind].flushes() {
+				continue
+			}
 			if r.before == "fresh" {
 				if err := running[kind].stop(); err != nil {
 					return err
@@ -202,9 +223,9 @@ func (b *bench) prepare(r row, running map[string]*server) error {
 			}
 		case "scatter":
 			// Every block once, in random order.
-			args := fioArgs(job("--rw=randwrite --bs=4k --iodepth=32 --end_fsync=1"), running[kind].uri, b.size, 0, 77)
+			args := fioArgs(job("--rw=randwrite --bs=4k --iodepth=32"+endFlush(running[kind])), running[kind].uri, b.size, 0, 77)
 			b.show(args)
-			if _, _, _, err := fio(args); err != nil {
+			if _, err := fio(args); err != nil {
 				return err
 			}
 		}
@@ -213,10 +234,17 @@ func (b *bench) prepare(r row, running map[string]*server) error {
 }
 
 func (b *bench) fill(s *server) error {
-	args := fioArgs(job("--rw=write --bs=1M --iodepth=4 --end_fsync=1"), s.uri, b.size, 0, 1)
+	args := fioArgs(job("--rw=write --bs=1M --iodepth=4"+endFlush(s)), s.uri, b.size, 0, 1)
 	b.show(args)
-	_, _, _, err := fio(args)
+	_, err := fio(args)
 	return err
+}
+
+func endFlush(s *server) string {
+	if s.flushes() {
+		return " --end_fsync=1"
+	}
+	return ""
 }
 
 // writeSource makes a file that neither compresses nor holds zeroes.

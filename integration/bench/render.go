@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"html"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +26,7 @@ func (r *report) markdown() string {
 		fmt.Fprintf(&b, "| %s | %.2f | %s |", row.Title, row.Target, floor)
 		for i, kind := range r.order {
 			fmt.Fprintf(&b, " %s", row.amount(kind))
-			if i > 0 {
+			if i > 0 && len(row.Samples[kind]) > 0 {
 				fmt.Fprintf(&b, " x%v", row.Ratio[kind])
 			}
 			b.WriteString(" |")
@@ -43,13 +44,44 @@ func (r *report) markdown() string {
 			fmt.Fprintf(&b, "| %s | %.2f | %.2f | %v | %v | %s |\n", p.Title, p.Target, p.Floor, p.With, p.CPU, p.verdict())
 		}
 	}
-	b.WriteString("\n| server | peak RSS | disk |\n|---|---|---|\n")
+	b.WriteString(r.cpuTable() + r.tailTable() + r.scaleTable())
+	b.WriteString("\n| server | peak RSS | disk at the end | after being idle |\n|---|---|---|---|\n")
 	for _, kind := range r.order {
 		if f, ok := r.Servers[kind]; ok {
-			fmt.Fprintf(&b, "| %s | %d MiB | %d MiB, x%.2f of the data |\n", kind, f.RSS>>20, f.Disk>>20, float64(f.Disk)/float64(r.Size))
+			fmt.Fprintf(&b, "| %s | %d MiB | %d MiB, x%.2f of the data | x%.2f |\n", kind, f.RSS>>20, f.Disk>>20, float64(f.Disk)/float64(r.Size), float64(f.Idle)/float64(r.Size))
 		}
 	}
+	if f, ok := r.Servers["lunar"]; ok {
+		data := float64(f.Idle) / float64(r.Size)
+		fmt.Fprintf(&b, "\nPeak RSS at most 1 GiB and the index cache (256 MiB): %s. Disk at most 1.3 x the data, %s later: %s.\n", met(f.RSS <= 1280<<20), idleTime, met(data <= 1.3))
+	}
 	return b.String()
+}
+
+// cpuTargets are microseconds of the server's processor time for an operation: the goal, and the most.
+var cpuTargets = map[string][2]float64{"randread-q32": {4.5, 7}, "randwrite-q32": {5, 7}}
+
+// cpuTable compares the processor time of the rows that have a target for it.
+func (r *report) cpuTable() string {
+	var b strings.Builder
+	for _, row := range r.Rows {
+		target, ok := cpuTargets[row.ID]
+		list := each(row.Samples["lunar"], cpu)
+		if !ok || len(list) == 0 {
+			continue
+		}
+		is := "below"
+		if m := middle(list); m <= target[0] {
+			is = "met"
+		} else if m <= target[1] {
+			is = "near"
+		}
+		fmt.Fprintf(&b, "| %s | %.1f us | %.1f us | %v us | %s |\n", row.Title, target[0], target[1], spread{middle(list), slices.Min(list), slices.Max(list)}, is)
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return "\nThe server's processor time for an operation:\n\n| workload | target | not above | lunar | lunar is |\n|---|---|---|---|---|\n" + b.String()
 }
 
 const (

@@ -25,6 +25,8 @@ type report struct {
 	Servers map[string]footprint `json:"servers"`
 	Rows    []result             `json:"rows"`
 	Pairs   []pair               `json:"pairs"`
+	Tails   []tail               `json:"latency,omitempty"`
+	Curves  []curve              `json:"scale,omitempty"`
 	order   []string
 }
 
@@ -32,6 +34,7 @@ type report struct {
 type footprint struct {
 	RSS  int64 `json:"rss_peak"`
 	Disk int64 `json:"disk"`
+	Idle int64 `json:"disk_idle"` // idleTime later
 }
 
 // result is one row: for each server the samples, the median rate and CPU, and its ratio to the first server.
@@ -104,7 +107,7 @@ func cpu(s sample) float64  { return s.CPU }
 // ratios of runs of the same repeat, which saw the same machine.
 func ratios(of, to []sample, get func(sample) float64) spread {
 	var list []float64
-	for i := range of {
+	for i := range min(len(of), len(to)) {
 		if get(to[i]) > 0 {
 			list = append(list, get(of[i])/get(to[i]))
 		}
@@ -128,7 +131,10 @@ func (r *report) add(w row, samples map[string][]sample) {
 	}
 	r.Rows = append(r.Rows, found)
 	for _, kind := range r.order {
-		fmt.Printf("    %-14s %12s  x%-20v %6.1f us CPU\n", kind, found.amount(kind), found.Ratio[kind], found.CPU[kind])
+		if len(samples[kind]) == 0 {
+			continue
+		}
+		fmt.Printf("    %-15s %12s  x%-20v %6.1f us CPU\n", kind, found.amount(kind), found.Ratio[kind], found.CPU[kind])
 	}
 }
 
@@ -139,12 +145,16 @@ func (r *report) addPair(w row, without, with []sample) {
 	fmt.Printf("    rate x%v, CPU an operation x%v\n", found.With, found.CPU)
 }
 
-// amount is a rate as people read it: operations, or MB a second.
+// amount is a rate as people read it: operations, or MB a second; median, smallest and largest.
 func (f result) amount(kind string) string {
-	if f.large() {
-		return fmt.Sprintf("%.0f MB/s", f.Rate[kind]/1e6)
+	rates := each(f.Samples[kind], rate)
+	if len(rates) == 0 {
+		return "-"
 	}
-	return fmt.Sprintf("%.0f/s", f.Rate[kind])
+	if f.large() {
+		return fmt.Sprintf("%.0f MB/s (%.0f-%.0f)", f.Rate[kind]/1e6, slices.Min(rates)/1e6, slices.Max(rates)/1e6)
+	}
+	return fmt.Sprintf("%.0f/s (%.0f-%.0f)", f.Rate[kind], slices.Min(rates), slices.Max(rates))
 }
 
 // verdict compares a row with its target: met, near (not below the floor) or below.
@@ -187,7 +197,11 @@ func (r *report) write(dir string, out io.Writer) error {
 		return err
 	}
 	table := r.markdown()
-	for name, text := range map[string]string{r.Mode + ".json": string(b) + "\n", r.Mode + ".md": table, r.Mode + ".svg": r.svg()} {
+	files := map[string]string{r.Mode + ".json": string(b) + "\n", r.Mode + ".md": table, r.Mode + ".svg": r.svg()}
+	if len(r.Curves) > 0 {
+		files[r.Mode+"-scale.svg"] = r.scaleSVG()
+	}
+	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return err
 		}

@@ -21,6 +21,9 @@ func (r row) large() bool {
 	return r.copyIn || r.copyOut || strings.Contains(strings.Join(r.job, " "), "--bs=1M")
 }
 
+// flushes says whether the row is about FLUSH.
+func (r row) flushes() bool { return strings.Contains(strings.Join(r.job, " "), "--fsync=") }
+
 func job(text string) []string { return strings.Fields(text) }
 
 // rows in the order in which they are run: what one leaves behind is what the next one finds.

@@ -31,7 +31,10 @@ type server struct {
 const readyTimeout = 20 * time.Second
 
 // kinds are the servers that are compared; the first one is the measure of the others.
-var kinds = []string{"nbdkit file", "nbdkit memory", "qemu-nbd", "lunar"}
+var kinds = []string{"nbdkit file", "nbdkit memory", "qemu-nbd raw", "qemu-nbd qcow2", "go-nbd", "lunar"}
+
+// goNBD is go-nbd's server, built by the Makefile; it knows no FLUSH.
+var goNBD = "bin/gonbd"
 
 // start starts a server with an empty export.
 func start(kind, lunar, top string, size int64) (*server, error) {
@@ -47,8 +50,18 @@ func start(kind, lunar, top string, size int64) (*server, error) {
 		s.args = []string{"nbdkit", "-f", "-U", socket, "file", file}
 	case "nbdkit memory":
 		s.args = []string{"nbdkit", "-f", "-U", socket, "memory", fmt.Sprint(size)}
-	case "qemu-nbd":
-		s.args = []string{"qemu-nbd", "-t", "-e", "16", "-k", socket, "-f", "raw", "--cache=writeback", "--aio=io_uring", file}
+	case "qemu-nbd raw", "qemu-nbd qcow2":
+		_, format, _ := strings.Cut(kind, " ")
+		s.args = []string{"qemu-nbd", "-t", "-e", "16", "-k", socket, "-f", format, "--cache=writeback", "--aio=io_uring", file}
+	case "go-nbd":
+		path, err := filepath.Abs(goNBD)
+		if err == nil {
+			_, err = os.Stat(path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("go-nbd's server: %w; `make %s` builds it, or leave it out of -servers", err, goNBD)
+		}
+		s.args = []string{path, socket, file}
 	case "lunar":
 		s.admin = filepath.Join(dir, "pool", "admin.sock")
 		s.uri = "nbd+unix:///disk?socket=" + socket
@@ -56,7 +69,12 @@ func start(kind, lunar, top string, size int64) (*server, error) {
 	default:
 		return nil, fmt.Errorf("no such server: %q", kind)
 	}
-	if kind == "nbdkit file" || kind == "qemu-nbd" {
+	if kind == "qemu-nbd qcow2" {
+		if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", file, fmt.Sprint(size)).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("qemu-img create: %w\n%s", err, out)
+		}
+	}
+	if kind == "nbdkit file" || kind == "qemu-nbd raw" || kind == "go-nbd" {
 		if err := os.WriteFile(file, nil, 0o644); err != nil {
 			return nil, err
 		}
@@ -118,6 +136,9 @@ func (s *server) lunar(args ...string) error {
 	}
 	return nil
 }
+
+// flushes says whether the server knows FLUSH.
+func (s *server) flushes() bool { return s.name != "go-nbd" }
 
 // cpu is the processor time that the server has used.
 func (s *server) cpu() time.Duration {
