@@ -2,16 +2,21 @@ package lun
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"slices"
 
 	"lunar/cow"
+	"lunar/store/index"
 	"lunar/store/segment"
 )
 
 // checker collects what does not agree.
 type checker struct {
 	p        *Pool
+	ctx      context.Context
 	shadow   *Pool // sees the index alone, as the last checkpoint left it
 	problems []Problem
 	owned    map[cow.VersionID]int64
@@ -21,7 +26,7 @@ type checker struct {
 }
 
 func newChecker(p *Pool) *checker {
-	c := &checker{p: p, owned: map[cow.VersionID]int64{}, segs: map[uint64]int64{}, seen: map[uint64][]uint64{}, replaced: map[hides]int64{}}
+	c := &checker{p: p, ctx: background(), owned: map[cow.VersionID]int64{}, segs: map[uint64]int64{}, seen: map[uint64][]uint64{}, replaced: map[hides]int64{}}
 	c.shadow = &Pool{index: p.index, tree: p.tree, overlay: newOverlay(), opts: p.opts, now: p.now, space: p.space}
 	return c
 }
@@ -46,9 +51,66 @@ func (c *checker) add(where, format string, args ...any) {
 	}
 }
 
-// Check proves that tree, pages, counters, use of segments and ledger agree. It
-// holds back checkpoints and structural changes, but not the writers.
-func (p *Pool) Check(_ context.Context, progress func(done, total int64)) (CheckReport, error) {
+// Check proves that tree, pages, counters, use of segments and ledger agree. The
+// ledger is compared at one instant; all else as the checkpoint of that instant
+// left it, in hard links to the index, while everything goes on. Memory: a bit
+// for each block of a segment in use.
+func (p *Pool) Check(ctx context.Context, progress func(done, total int64)) (CheckReport, error) {
+	if p.opts.Manual || p.writable() != nil {
+		return p.checkHeld(progress)
+	}
+	p.checks.Lock()
+	defer p.checks.Unlock()
+	dir := p.path(indexDir + ".check")
+	if err := p.fs.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return CheckReport{}, err
+	}
+	c, err := p.freezeForCheck(dir)
+	if err != nil {
+		return CheckReport{}, err
+	}
+	rep, err := p.checkFrozen(ctx, c, dir, progress)
+	return rep, errors.Join(err, p.fs.RemoveAll(dir))
+}
+
+// freezeForCheck compares the ledger and links the index, at one instant.
+func (p *Pool) freezeForCheck(dir string) (*checker, error) {
+	p.adminMu.Lock()
+	defer p.adminMu.Unlock()
+	p.ckptMu.Lock()
+	defer p.ckptMu.Unlock()
+	if err := p.checkpointHeld(); err != nil {
+		return nil, err
+	}
+	c := newChecker(p)
+	c.ledger()
+	return c, p.index.Backup(dir)
+}
+
+// checkFrozen checks an index that nobody writes to, with a pool of its own.
+func (p *Pool) checkFrozen(ctx context.Context, live *checker, dir string, progress func(done, total int64)) (rep CheckReport, err error) {
+	o := p.opts
+	o.ReadOnly, o.Manual, o.Events, o.Logger = true, true, nil, slog.New(slog.DiscardHandler)
+	f := newPool(o)
+	f.id, f.rebuilding, f.space = p.id, true, newSpace(p.id.SegmentBytes)
+	if f.index, err = f.openIndexAt(dir, true); err != nil {
+		return rep, indexError(p.opts.Dir, err)
+	}
+	defer func() { err = errors.Join(err, f.index.Close()) }()
+	if err := f.loadCatalogue(); err != nil {
+		return rep, err
+	}
+	c := newChecker(f)
+	c.problems, c.ctx = live.problems, ctx
+	if err := c.stored(progress); err != nil {
+		return rep, err
+	}
+	return c.report(), nil
+}
+
+// checkHeld checks with checkpoints and structural changes held back: a pool that
+// takes no writes has none.
+func (p *Pool) checkHeld(progress func(done, total int64)) (CheckReport, error) {
 	p.adminMu.Lock()
 	defer p.adminMu.Unlock()
 	p.ckptMu.Lock()
@@ -61,22 +123,39 @@ func (p *Pool) Check(_ context.Context, progress func(done, total int64)) (Check
 		}
 	}
 	c := newChecker(p)
-	c.tree()
-	if err := c.pages(progress); err != nil {
-		return CheckReport{}, err
-	}
-	c.counters()
-	if err := c.visible(); err != nil {
-		return CheckReport{}, err
-	}
-	if err := c.pairs(); err != nil {
+	if err := c.stored(progress); err != nil {
 		return CheckReport{}, err
 	}
 	c.ledger()
+	return c.report(), nil
+}
+
+func (c *checker) report() CheckReport {
 	if c.problems == nil {
 		c.problems = []Problem{}
 	}
-	return CheckReport{OK: len(c.problems) == 0, Problems: c.problems}, nil
+	return CheckReport{OK: len(c.problems) == 0, Problems: c.problems}
+}
+
+// stored checks everything that the index says, and, where nobody writes to it,
+// the index itself: the order and checksums of its tables, pages against lists of changes.
+func (c *checker) stored(progress func(done, total int64)) error {
+	if c.p.opts.ReadOnly {
+		if err := c.p.index.Check(); errors.Is(err, index.ErrCorrupt) {
+			c.add("index", "%v", err)
+		} else if err != nil {
+			return err
+		}
+	}
+	c.tree()
+	if err := c.pages(progress); err != nil {
+		return err
+	}
+	c.counters()
+	if err := c.visible(); err != nil {
+		return err
+	}
+	return c.pairs()
 }
 
 // tree checks that heads, parents and branches fit together.
@@ -124,6 +203,9 @@ func (c *checker) pages(progress func(done, total int64)) error {
 		n++
 		if progress != nil && n%1024 == 0 {
 			progress(n, 0)
+		}
+		if err := c.ctx.Err(); err != nil {
+			return err
 		}
 		where := fmt.Sprintf("page %d of version %d", num, version)
 		v := c.p.tree.Version(cow.VersionID(version))
@@ -203,7 +285,7 @@ func (c *checker) visible() error {
 			continue
 		}
 		nums, err := c.shadow.groupChanges(v.ID)
-		if err != nil {
+		if err = errors.Join(err, c.ctx.Err()); err != nil {
 			return err
 		}
 		var ref, local int64

@@ -134,7 +134,8 @@ type Pool struct {
 	commits    uint64 // of the index by this process; guarded by ckptMu
 	backups    backups
 	scrubs     scrubbing
-	rebuilding bool // the index is made of an older copy, see rebuild
+	checks     sync.Mutex // one check at a time
+	rebuilding bool       // the index is made of an older copy, see rebuild
 }
 
 // SetClients tells the pool who knows the attached clients.

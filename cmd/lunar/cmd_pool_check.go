@@ -11,8 +11,8 @@ func newPoolCheckCmd(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Check that the pool's structures agree",
-		Long: `Checks that tree, pages, use of segments and accounts agree. It holds the checkpoint
-meanwhile, not the writers. With --offline it opens the data folder itself, while no
+		Long: `Checks that tree, pages, use of segments and accounts agree. It looks at one
+instant and holds nobody up meanwhile. With --offline it opens the data folder itself, while no
 server runs, and changes nothing. Exit status 1 if there are problems.`,
 		Example: `  lunar pool check
   lunar pool check --offline --data /srv/lunar`,
