@@ -96,6 +96,7 @@ const maxPages = 512 * 512 * 128
 type view struct {
 	pool   *Pool
 	branch cow.BranchID
+	still  bool // a snapshot that somebody reads; never a head
 
 	// These change only under the write side of the gate with treeMu held.
 	version cow.VersionID

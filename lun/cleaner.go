@@ -59,10 +59,26 @@ func (j *janitor) cleaner() {
 		if burst.over(p) {
 			burst.report(p)
 		}
+		if idle && p.pressure() == 0 && p.defragDue() {
+			if err := p.defragment(j.defragPause); err != nil {
+				p.event("defragment", "", "putting blocks together stopped: "+err.Error())
+			}
+		}
 		if p.pressure() > 0 {
 			j.pause(20 * time.Millisecond) // nothing more to be had just now
 		}
 	}
+}
+
+// defragPause keeps putting blocks together to half of the time, and says whether
+// to stop: when somebody writes, or segments are short.
+func (j *janitor) defragPause(worked time.Duration) bool {
+	p := j.p
+	if p.clientBytes() != p.defrag.asked || p.pressure() > 0 || p.readOnly.Load() != nil {
+		return true
+	}
+	j.pause(worked)
+	return j.stopping()
 }
 
 // burst sums up rounds, so that cleaning at full speed is not an event each.

@@ -101,6 +101,19 @@ var crashWorks = []crashWork{
 		clean
 		write vol 1+1 y
 		clean`},
+	{"defragmentation", crashSetup + `
+		clone vol@b one
+		write one 0+3 o`, `
+		write vol 3+1 x
+		defragment
+		checkpoint
+		write vol 6+1 y
+		defragment
+		snapshot vol@s
+		delete vol@a
+		defragment
+		reclaim
+		checkpoint`},
 }
 
 // TestCrashAtEveryOperation cuts the power before each operation that changes or syncs

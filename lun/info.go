@@ -65,8 +65,8 @@ type ReservationInfo struct {
 
 // PoolStatus is the capacity of the pool. Free is what a new thin write can
 // still get. IndexWritten and Moved count since the pool was opened: what the
-// index wrote to its files, and the blocks that the cleaner copied. Foreign is
-// what others took of the file system that the pool counts on, Pending what is on
+// index wrote to its files, and the blocks that the cleaner copied. Scattered are the
+// parts of 2 MiB of LUNs that wait to be put together. Foreign is what others took of the file system that the pool counts on, Pending what is on
 // its way back, Provisioned the sizes of all LUNs, WriteAmplification the bytes in the
 // log for each byte that was written.
 type PoolStatus struct {
@@ -85,6 +85,7 @@ type PoolStatus struct {
 
 	IndexWrittenBytes int64 `json:"index_written_bytes"`
 	MovedBytes        int64 `json:"moved_bytes"`
+	ScatteredPages    int   `json:"scattered_pages"`
 
 	Reclaim            ReclaimInfo `json:"reclaim"` // what deleted versions are giving back
 	HeadroomBytes      int64       `json:"headroom_bytes"`

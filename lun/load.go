@@ -17,6 +17,9 @@ func (p *Pool) load(pg *page) error {
 		before := p.merges.Load()
 		err := p.loadOnce(pg)
 		if after := p.merges.Load(); after == before && before%2 == 0 {
+			if err == nil {
+				p.noteScattered(pg)
+			}
 			return err
 		}
 		runtime.Gosched()

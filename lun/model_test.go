@@ -559,6 +559,9 @@ func (m *model) step() {
 		m.logf("reclaim")
 		m.check(m.p.Reclaim(), "reclaim")
 		m.settle0()
+	case n < 92:
+		m.logf("defragment")
+		m.check(m.p.defragment(func(time.Duration) bool { return false }), "defragment")
 	case n < 93:
 		m.logf("clean")
 		_, err := m.p.Clean(context.Background())

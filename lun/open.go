@@ -130,6 +130,7 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 		return nil, err
 	}
 	p.space = newSpace(p.id.SegmentBytes)
+	p.defrag.least = leastBreaks(o.RecordBlocks, int(p.space.blocks))
 	if err := p.openBallast(); err != nil {
 		return nil, err
 	}
@@ -146,6 +147,7 @@ func Open(_ context.Context, o Options) (_ *Pool, err error) {
 	if err := p.writeIdentity(); err != nil {
 		return nil, err
 	}
+	_, p.defrag.held, _ = p.space.totals()
 	switch {
 	case p.whyReadOnly() != nil:
 	case o.Manual:

@@ -269,4 +269,5 @@ func (p *Pool) encode(pg *page) {
 	pg.replaced = pg.replaced[:0]
 	o.countLocked(pg.Head, counts{pg.owned, pg.ref, pg.local})
 	pg.owned, pg.ref, pg.local = 0, 0, 0
+	p.noteScattered(pg)
 }

@@ -29,6 +29,7 @@ type Options struct {
 	ListSnapshots   int // default 256
 	Preallocate     bool
 	WriteBehind     bool          // answered writes may be in this process's memory alone, for a few milliseconds
+	NoDefragment    bool          // scattered blocks stay where they are
 	SpaceWait       time.Duration // how long a writer waits for space; default 30 s
 
 	ReadOnly   bool // open without changing anything
@@ -111,6 +112,7 @@ type Pool struct {
 	closed    atomic.Bool
 	spaceBack broadcast
 	pace      pace
+	defrag    defrag
 	high      atomic.Int64                // available segments from which on there is no pressure
 	logNow    atomic.Pointer[segment.Log] // log, for those who are called before Open has returned
 	ballast   *ballast

@@ -280,7 +280,7 @@ func (p *Pool) Status() PoolStatus {
 		CapacityBytes: t.Capacity * blockSize, UsedBytes: t.Used * blockSize, PromisedBytes: t.Promised * blockSize,
 		SharedBytes: t.Shared * blockSize, IndexBytes: int64(p.index.DiskBytes()), FreeBytes: t.Free * blockSize,
 		DeadBytes: max(payload-live, 0) * blockSize, State: "ok",
-		IndexWrittenBytes: int64(p.index.WrittenBytes()), MovedBytes: p.moved.Load() * blockSize,
+		IndexWrittenBytes: int64(p.index.WrittenBytes()), MovedBytes: p.moved.Load() * blockSize, ScatteredPages: p.defrag.pages(),
 		HeadroomBytes: t.Headroom * blockSize, ProvisionedBytes: t.Provisioned * blockSize, OverCommit: twoDigits(t.OverCommit()),
 		PendingBytes: t.Pending * blockSize, ForeignBytes: t.Foreign * blockSize, WriteAmplification: twoDigits(p.amplification()),
 	}

@@ -150,35 +150,36 @@ type verb func(s *story, f []string) (string, error)
 
 // storyVerbs are the lines of a script. AT+N is in units.
 var storyVerbs = map[string]verb{
-	"create":     (*story).create,     // LUN UNITS [thick] [reserve=N] [limit=N] [freeze] [max=N]
-	"write":      (*story).write,      // LUN AT+N LETTER
-	"trim":       (*story).erase,      // LUN AT+N
-	"zero":       (*story).erase,      // LUN AT+N
-	"flush":      (*story).flush,      // LUN
-	"attach":     (*story).attach,     // EXPORT CLIENT
-	"detach":     (*story).detach,     // CLIENT
-	"by":         (*story).by,         // CLIENT AT+N LETTER: a write by an attached client
-	"snapshot":   (*story).snapshot,   // LUN[@NAME]... [ttl=3h] [protect] [protect-for=3h]
-	"rollback":   (*story).rollback,   // LUN@NAME [discard] [force] [online]
-	"clone":      (*story).clone,      // LUN[@NAME] NEW [thick]
-	"delete":     (*story).delete,     // LUN@NAME... [force] [dry-run]
-	"delete-lun": (*story).deleteLUN,  // LUN [force]
-	"rename":     (*story).rename,     // LUN NEW, or LUN@NAME NEW
-	"resize":     (*story).resize,     // LUN UNITS [force]
-	"protect":    (*story).protect,    // LUN@NAME [3h]
-	"unprotect":  (*story).protect,    // LUN@NAME
-	"ttl":        (*story).ttl,        // LUN@NAME 3h
-	"online":     (*story).online,     // LUN
-	"limit":      (*story).limit,      // LUN N|none
-	"diff":       (*story).diff,       // LUN@A LUN@B, or LUN@A LUN
-	"sleep":      (*story).sleep,      // 3h: time passes, what is expired goes
-	"break":      (*story).breakDisk,  // the disk fails: the pool is read-only from now on
-	"checkpoint": (*story).checkpoint, //
-	"clean":      (*story).clean,      // give the cleaner all it wants to do
-	"publish":    (*story).publish,    // begin the merges that are due, as the janitor does, and leave it at that
-	"reclaim":    (*story).reclaim,    // give all space back
-	"crash":      (*story).crash,      // the power fails: what was not synced is lost
-	"reopen":     (*story).reopen,     // a clean stop and start
+	"create":     (*story).create,      // LUN UNITS [thick] [reserve=N] [limit=N] [freeze] [max=N]
+	"write":      (*story).write,       // LUN AT+N LETTER
+	"trim":       (*story).erase,       // LUN AT+N
+	"zero":       (*story).erase,       // LUN AT+N
+	"flush":      (*story).flush,       // LUN
+	"attach":     (*story).attach,      // EXPORT CLIENT
+	"detach":     (*story).detach,      // CLIENT
+	"by":         (*story).by,          // CLIENT AT+N LETTER: a write by an attached client
+	"snapshot":   (*story).snapshot,    // LUN[@NAME]... [ttl=3h] [protect] [protect-for=3h]
+	"rollback":   (*story).rollback,    // LUN@NAME [discard] [force] [online]
+	"clone":      (*story).clone,       // LUN[@NAME] NEW [thick]
+	"delete":     (*story).delete,      // LUN@NAME... [force] [dry-run]
+	"delete-lun": (*story).deleteLUN,   // LUN [force]
+	"rename":     (*story).rename,      // LUN NEW, or LUN@NAME NEW
+	"resize":     (*story).resize,      // LUN UNITS [force]
+	"protect":    (*story).protect,     // LUN@NAME [3h]
+	"unprotect":  (*story).protect,     // LUN@NAME
+	"ttl":        (*story).ttl,         // LUN@NAME 3h
+	"online":     (*story).online,      // LUN
+	"limit":      (*story).limit,       // LUN N|none
+	"diff":       (*story).diff,        // LUN@A LUN@B, or LUN@A LUN
+	"sleep":      (*story).sleep,       // 3h: time passes, what is expired goes
+	"break":      (*story).breakDisk,   // the disk fails: the pool is read-only from now on
+	"checkpoint": (*story).checkpoint,  //
+	"clean":      (*story).clean,       // give the cleaner all it wants to do
+	"defragment": (*story).putTogether, // all blocks of heads are put together that do not lie so
+	"publish":    (*story).publish,     // begin the merges that are due, as the janitor does, and leave it at that
+	"reclaim":    (*story).reclaim,     // give all space back
+	"crash":      (*story).crash,       // the power fails: what was not synced is lost
+	"reopen":     (*story).reopen,      // a clean stop and start
 }
 
 // poolState is what an error tells about the pool beyond its reason.

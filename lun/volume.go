@@ -98,7 +98,7 @@ func (p *Pool) openFrozen(ver *cow.Version) (*view, error) {
 	defer p.viewMu.Unlock()
 	w := p.frozen[ver.ID]
 	if w == nil {
-		w = &view{pool: p, branch: ver.Branch, version: ver.ID, lun: ver.LUN, size: ver.Size, frozen: true, ctr: p.counter.of(ver.ID)}
+		w = &view{pool: p, branch: ver.Branch, version: ver.ID, lun: ver.LUN, size: ver.Size, frozen: true, still: true, ctr: p.counter.of(ver.ID)}
 		p.frozen[ver.ID] = w
 	}
 	w.opens++

@@ -28,6 +28,7 @@ type config struct {
 	Capacity     int64
 	Preallocate  bool
 	WriteBehind  bool
+	Defragment   bool
 	SegmentBytes int64
 	IndexCache   int64
 	Area         lun.AreaDefaults
@@ -82,6 +83,7 @@ var configKeys = []configKey{
 	{"preallocate", "preallocate", "false", "take the capacity from the file system at once", truth(func(c *config, on bool) { c.Preallocate = on })},
 	{"write_behind", "write-behind", "true", "hold answered writes in memory for up to 3 ms", truth(func(c *config, on bool) { c.WriteBehind = on })},
 	{"segment.size", "", "", "", setSegmentSize},
+	{"cleaner.defragment", "", "true", "", truth(func(c *config, on bool) { c.Defragment = on })},
 	{"index.cache", "index-cache", "256M", "memory for maps of blocks as `SIZE`", size(1<<20, 1<<50, func(c *config, n int64) { c.IndexCache = n })},
 	{"index.backup_every", "", "10m", "", every(time.Minute, func(c *config, d time.Duration) { c.BackUpEvery = d })},
 	{"scrub.every", "", "30d", "", every(time.Hour, func(c *config, d time.Duration) { c.ScrubEvery = d })},

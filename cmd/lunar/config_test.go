@@ -167,7 +167,7 @@ func TestConfigRefusals(t *testing.T) {
 func TestConfigReachesThePool(t *testing.T) {
 	isolate(t)
 	writeFileT(t, "c.yaml", []byte("data: d\ncapacity: 1G\nsegment: {size: 1M}\nindex: {cache: 2M}\narea: {reserve: 5%, limit: 6G, on_full: freeze}\n"+
-		"snapshots: {per_lun: 7}\nlist_snapshots: 8\npreallocate: true\nmemory: {limit: 1G, gc_percent: 50}\n"))
+		"snapshots: {per_lun: 7}\nlist_snapshots: 8\npreallocate: true\ncleaner: {defragment: false}\nmemory: {limit: 1G, gc_percent: 50}\n"))
 	v, err := readConfigFile("c.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +178,7 @@ func TestConfigReachesThePool(t *testing.T) {
 	}
 	o := lunOptions(poolOptions{Config: c})
 	dir, _ := filepath.Abs("d")
-	if o.Dir != dir || o.Capacity != 1<<30 || o.SegmentBytes != 1<<20 || o.IndexCache != 2<<20 || o.SnapshotsPerLUN != 7 || o.ListSnapshots != 8 || !o.Preallocate {
+	if o.Dir != dir || o.Capacity != 1<<30 || o.SegmentBytes != 1<<20 || o.IndexCache != 2<<20 || o.SnapshotsPerLUN != 7 || o.ListSnapshots != 8 || !o.Preallocate || !o.NoDefragment {
 		t.Errorf("%+v", o)
 	}
 	if *o.Defaults.Reserve != (lun.Amount{Percent: 5}) || *o.Defaults.Limit != (lun.Amount{Bytes: 6 << 30}) || o.Defaults.OnFull != "freeze" {

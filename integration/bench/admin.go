@@ -133,6 +133,8 @@ type poolInfo struct {
 	Used     int64 `json:"used_bytes"`
 	Dead     int64 `json:"dead_bytes"`
 	Segments int
+
+	Scattered int `json:"scattered_pages"`
 }
 
 func (a *admin) pool() (info poolInfo, err error) {

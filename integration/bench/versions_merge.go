@@ -91,7 +91,7 @@ func (v *versions) index() (table, error) {
 	of := map[int]float64{}
 	counts := append([]int{0}, v.counts[1:]...)
 	for _, n := range counts {
-		s, a, err := v.serve()
+		s, a, err := v.serve("LUNAR_CLEANER_DEFRAGMENT=false") // it would move blocks as well
 		if err != nil {
 			return t, err
 		}
