@@ -37,6 +37,10 @@ type Entry struct {
 
 // Reset makes p an empty page of version head.
 func (p *Page) Reset(head VersionID) {
+	if p.owners == nil { // nothing was ever in it: clearing it again takes longer than all the rest
+		p.Head, p.owners = head, append(p.owners, 0)
+		return
+	}
 	owners, absorbed := p.owners[:0], p.Absorbed[:0]
 	*p = Page{Head: head, Absorbed: absorbed, owners: append(owners, 0)}
 }

@@ -237,6 +237,14 @@ func (c *cache) add(pg *page) {
 	c.ring = append(c.ring, pg)
 }
 
+// shrink takes out what a checkpoint has made clean and is above the limit.
+func (c *cache) shrink() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.ring) > c.limit && c.evictLocked() {
+	}
+}
+
 // evictLocked takes one page out. It gives up after a turn and a half, when
 // everything is dirty or in use.
 func (c *cache) evictLocked() bool {

@@ -114,6 +114,7 @@ func (p *Pool) tryCheckpoint() error {
 	}
 	p.entries.Add(-entries)
 	p.appended.Add(-blocks)
+	p.cache.shrink()
 	p.releaseSegments()
 	p.spaceBack.wake()
 	return nil

@@ -291,13 +291,18 @@ func (p *Pool) openIndex() error {
 	return nil
 }
 
+// leastBlockCache is how much of the index's tables stays in memory however small
+// index.cache is: records are a third to an eighth of a page in memory, and a page
+// that is loaded from them costs half of what one from the file costs.
+const leastBlockCache = 64 << 20
+
 func (p *Pool) tryIndex() (*index.Index, error) {
 	return p.openIndexAt(p.path(indexDir), p.opts.ReadOnly)
 }
 
 func (p *Pool) openIndexAt(dir string, readOnly bool) (*index.Index, error) {
 	return index.Open(index.Options{
-		FS: p.fs, Dir: dir, CacheBytes: max(8<<20, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
+		FS: p.fs, Dir: dir, CacheBytes: max(leastBlockCache, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
 		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: readOnly,
 		MustExist: !p.fresh, Deterministic: p.opts.Manual, MemTableBytes: p.memTable(),
 	})
