@@ -25,7 +25,7 @@ PACKAGES := gcc libc6-dev git qemu-system-x86 qemu-utils nbdkit libnbd-bin pytho
             linux-image-cloud-amd64 busybox-static xfsprogs e2fsprogs strace
 
 .PHONY: help build run tools test test-unit test-rules test-integration test-guest test-long \
-        crash crash-long soak fuzz bench bench-quick bench-go bench-versions bench-versions-quick bench-versions-many bench-capacity lint vet clean
+        crash crash-long soak fuzz bench bench-quick bench-go bench-versions bench-versions-quick bench-versions-many bench-sizes bench-capacity lint vet clean
 
 help: ## List the targets
 	@echo "Lunar $(VERSION). Targets:"
@@ -115,6 +115,9 @@ bench-versions-quick: tools build ## The same in small, a few minutes
 
 bench-versions-many: tools build ## 65,536 snapshots of one LUN
 	go run ./integration/bench -lunar $(BIN) -out docs/bench -versions many
+
+bench-sizes: tools build ## 10,000 LUNs, maps larger than their cache, recovery (20 minutes, 40 GB in /tmp)
+	go run ./integration/bench -lunar $(BIN) -out docs/bench -sizes all
 
 bench-capacity: tools build ## Amplification by pool use, the way to an area's limit, disk beside the account (5 minutes, root)
 	LUNAR_FIGURES=$(CURDIR)/docs/bench LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 30m -run TestCapacityFigures ./integration/figures

@@ -46,8 +46,9 @@ func main() {
 	flag.StringVar(&b.only, "only", "", "only the rows whose id contains this")
 	flag.StringVar(&servers, "servers", strings.Join(kinds, ","), "servers to run; the first is the measure")
 	flag.BoolVar(&b.quick, "quick", false, "about two minutes: 1 s, 3 repeats, the main rows, without qemu-nbd and go-nbd")
-	parts := flag.String("versions", "", "measure snapshots, rollbacks and clones instead: a list of "+partNames()+", or all")
-	flag.StringVar(&b.pprof, "pprof", "", "serve lunar's profiles on HOST:PORT (with -versions)")
+	versions := flag.String("versions", "", "measure snapshots, rollbacks and clones instead: a list of "+partNames(parts)+", or all")
+	sizes := flag.String("sizes", "", "measure many LUNs, maps larger than their cache and recovery instead: a list of "+partNames(sizesParts)+", or all")
+	flag.StringVar(&b.pprof, "pprof", "", "serve lunar's profiles on HOST:PORT (with -versions and -sizes)")
 	flag.Parse()
 	b.servers = strings.Split(servers, ",")
 	b.mode = "full"
@@ -56,8 +57,11 @@ func main() {
 		b.servers = slices.DeleteFunc(b.servers, func(kind string) bool { return strings.HasPrefix(kind, "qemu-nbd") || kind == "go-nbd" })
 	}
 	run := b.run
-	if *parts != "" {
-		run = newVersions(b, *parts).run
+	switch {
+	case *versions != "":
+		run = newVersions(b, "versions", parts, *versions).run
+	case *sizes != "":
+		run = newVersions(b, "sizes", sizesParts, *sizes).run
 	}
 	if err := run(dir); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

@@ -20,6 +20,8 @@ import (
 // the claims that it must bear out.
 type versions struct {
 	b       *bench
+	name    string // of the report
+	all     []part
 	parts   []string
 	sizes   []int64 // of LUNs, for what must not grow with the size
 	mapped  int64   // most bytes mapped in a LUN
@@ -51,7 +53,7 @@ var parts = []part{
 	{id: "many", long: true, run: (*versions).many},
 }
 
-func partNames() string {
+func partNames(parts []part) string {
 	var names []string
 	for _, p := range parts {
 		names = append(names, p.id)
@@ -59,8 +61,8 @@ func partNames() string {
 	return strings.Join(names, ",")
 }
 
-func newVersions(b *bench, list string) *versions {
-	v := &versions{b: b, sizes: []int64{1 << 30, 16 << 30, 256 << 30}, mapped: 4 << 30, counts: []int{1, 256, 4096}, repeats: 15, pairs: 9}
+func newVersions(b *bench, name string, parts []part, list string) *versions {
+	v := &versions{b: b, name: name, all: parts, sizes: []int64{1 << 30, 16 << 30, 256 << 30}, mapped: 4 << 30, counts: []int{1, 256, 4096}, repeats: 15, pairs: 9}
 	if b.quick {
 		v.sizes, v.mapped, v.counts, v.repeats, v.pairs = []int64{1 << 30, 16 << 30}, 1<<30, []int{1, 256}, 7, 3
 	}
@@ -78,17 +80,17 @@ func newVersions(b *bench, list string) *versions {
 
 func (v *versions) run(dir string) error {
 	for _, name := range v.parts {
-		if !slices.ContainsFunc(parts, func(p part) bool { return p.id == name }) {
-			return fmt.Errorf("-versions %s: there is no such part; want some of %s, or all", name, partNames())
+		if !slices.ContainsFunc(v.all, func(p part) bool { return p.id == name }) {
+			return fmt.Errorf("-%s %s: there is no such part; want some of %s, or all", v.name, name, partNames(v.all))
 		}
 	}
 	if err := v.b.begin(dir); err != nil {
 		return err
 	}
 	defer os.RemoveAll(v.b.top)
-	v.report = newVersionsReport(v.b)
+	v.report = newVersionsReport(v.b, v.name, v.all)
 	var failed error
-	for _, p := range parts {
+	for _, p := range v.all {
 		if !slices.Contains(v.parts, p.id) {
 			continue
 		}

@@ -89,12 +89,14 @@ type versionsReport struct {
 	Tables  []table `json:"tables"`
 
 	path    string // without its ending
+	name    string
+	order   []part
 	version string
 }
 
-func newVersionsReport(b *bench) versionsReport {
+func newVersionsReport(b *bench, name string, order []part) versionsReport {
 	of := newReport(b)
-	r := versionsReport{path: filepath.Join(b.out, "versions"), version: of.Version}
+	r := versionsReport{path: filepath.Join(b.out, name), name: name, order: order, version: of.Version}
 	if b.quick {
 		r.path += "-quick"
 	}
@@ -114,7 +116,7 @@ func (r *versionsReport) keep(t table) error {
 	} else {
 		r.Tables = append(r.Tables, t)
 	}
-	order := func(id string) int { return slices.IndexFunc(parts, func(p part) bool { return p.id == id }) }
+	order := func(id string) int { return slices.IndexFunc(r.order, func(p part) bool { return p.id == id }) }
 	slices.SortStableFunc(r.Tables, func(a, b table) int { return order(a.ID) - order(b.ID) })
 	return r.write()
 }
@@ -137,7 +139,7 @@ func (r *versionsReport) write() error {
 
 func (r *versionsReport) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Versions\n\n%s. Times are medians.\n", r.Machine)
+	fmt.Fprintf(&b, "# %s\n\n%s. Times are medians.\n", strings.ToUpper(r.name[:1])+r.name[1:], r.Machine)
 	for _, t := range r.Tables {
 		b.WriteString(t.markdown())
 	}
@@ -154,7 +156,7 @@ func (r *versionsReport) svg() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="13">`+"\n", label+width+130, top+row*len(claims)+20)
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
-	fmt.Fprintf(&b, `<text x="10" y="22" font-size="16">lunar, versions: measured as a part of what is allowed (black mark)</text>`+"\n")
+	fmt.Fprintf(&b, `<text x="10" y="22" font-size="16">lunar, %s: measured as a part of what is allowed (black mark)</text>`+"\n", r.name)
 	fmt.Fprintf(&b, `<text x="10" y="42" fill="#555">%s</text>`+"\n", html.EscapeString(r.Machine))
 	for i, c := range claims {
 		y := top + i*row
