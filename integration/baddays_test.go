@@ -178,7 +178,8 @@ func TestFailingDisk(t *testing.T) {
 }
 
 // TestFailingFileSystem: the file system finds itself damaged and goes read-only (ext4) or refuses everything (xfs) under
-// load. The server stays and says so; once the file system is mended, all that was flushed is there.
+// load. The server stays and says so; once the file system is mended, all that was flushed is there. On ext4 that is not
+// promised (docs/RELIABILITY.md): there the pool opens, is consistent, and can be read and written.
 func TestFailingFileSystem(t *testing.T) {
 	harness.Need(t, "xfs_io", "e2fsck")
 	onSmall(t, func(t *testing.T, fs *harness.SmallFS) {
@@ -193,6 +194,14 @@ func TestFailingFileSystem(t *testing.T) {
 		d.end()
 		fs.Mend()
 		s.Start()
+		if fs.Kind == "ext4" {
+			conn := s.Dial("d")
+			defer conn.Disconnect()
+			if _, err := checker.Sum(conn, crashBlocks); err != nil {
+				t.Errorf("on a mended file system: %v\n%s", err, s.Log())
+			}
+			return
+		}
 		d.verify("on a mended file system", true)
 		d.begin(4, 2)
 		d.progress(200)
