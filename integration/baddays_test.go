@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -45,9 +47,9 @@ func (d *day) begin(connections, depth int) {
 func (d *day) progress(n int64) {
 	d.t.Helper()
 	want := d.load.Requests.Load() + n
-	for deadline := time.Now().Add(2 * time.Minute); d.load.Requests.Load() < want; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); d.load.Requests.Load() < want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			d.t.Fatalf("%d requests of %d were answered in two minutes\n%s", d.load.Requests.Load(), want, d.server.Log())
+			d.t.Fatalf("%d requests of %d were answered in five minutes\n%s", d.load.Requests.Load(), want, d.server.Log())
 		}
 	}
 }
@@ -233,9 +235,57 @@ func TestTermUnderLoad(t *testing.T) {
 	t.Logf("%d stops, the slowest in %v", rounds, slowest)
 }
 
+// TestFewFiles: the process may open 256 files, and many more clients come than that. Those who do not get in are turned
+// away; those who are there go on, the log gets its files, and others get in when some leave.
+func TestFewFiles(t *testing.T) {
+	top := harness.TempDir(t)
+	s := harness.New(t, filepath.Join(top, "pool"), filepath.Join(top, "nbd.sock"), "--capacity", "4G")
+	s.Files = 100
+	if err := s.TryStart(); err == nil || !strings.Contains(s.Log(), "ulimit") {
+		t.Fatalf("a start with 100 files: %v\n%s", err, s.Log())
+	}
+	s.Files = 256
+	s.Start()
+	d := newDay(t, s, crashBlocks)
+	d.begin(4, 2)
+	d.progress(200)
+	var crowd []*client.Conn
+	refused := 0
+	for range 300 {
+		if c, err := client.Dial("unix", s.Socket, "d"); err == nil {
+			crowd = append(crowd, c)
+		} else {
+			refused++
+		}
+	}
+	t.Logf("%d of 300 more clients got in, %d were refused; %d files are open", len(crowd), refused, harness.OpenFiles(t, s.Pid))
+	if refused == 0 || len(crowd) < 50 {
+		t.Errorf("%d clients got in and %d did not", len(crowd), refused)
+	}
+	d.progress(3000)
+	for _, c := range crowd {
+		c.Close()
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		if c, err := client.Dial("unix", s.Socket, "d"); err == nil {
+			c.Disconnect()
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("nobody gets in a minute after the others left: %v\n%s", err, s.Log())
+		}
+	}
+	if err := d.load.Stop(); err != nil {
+		t.Fatalf("requests failed: %v\n%s", err, s.Log())
+	}
+	if log := s.FullLog(); strings.Contains(log, "too many open files") {
+		t.Errorf("the server ran out of files:\n%s", s.Log())
+	}
+	d.verify("with few files", false)
+}
+
 // TestLittleMemory: 512 MiB of memory, 16 connections, 64 requests in flight on each. The server stays up and within it.
 func TestLittleMemory(t *testing.T) {
-	const most, connections, depth = 512 * mib, 16, 32
+	const most, connections, depth = 512 * mib, 16, 32 // and as many reads
 	s := harness.Start(t, "--capacity", "4G")
 	where := harness.LimitMemory(t, s.Pid, most)
 	d := newDay(t, s, connections*depth*64)
@@ -261,7 +311,11 @@ func TestLittleMemory(t *testing.T) {
 			})
 		}
 	}
-	d.progress(20000)
+	enough := int64(6000)
+	if harness.Long() {
+		enough = 200_000
+	}
+	d.progress(enough)
 	close(stop)
 	readers.Wait()
 	if err := d.load.Stop(); err != nil {

@@ -20,6 +20,11 @@ type sparseFS struct {
 	sparse bool
 }
 
+// GetDiskUsage says that there is room, as hardly any is taken.
+func (s *sparseFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{AvailBytes: 1 << 50, TotalBytes: 1 << 50}, nil
+}
+
 func (s *sparseFS) OpenReadWrite(name string, category vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
 	f, err := s.FS.OpenReadWrite(name, category, opts...)
 	if err != nil || !strings.HasSuffix(name, ".seg") {

@@ -304,7 +304,7 @@ func (p *Pool) openIndexAt(dir string, readOnly bool) (*index.Index, error) {
 	return index.Open(index.Options{
 		FS: p.fs, Dir: dir, CacheBytes: max(leastBlockCache, p.opts.IndexCache/8), MergePages: cow.MergeRecords,
 		Logger: func(s string) { p.opts.Logger.Debug(s) }, Fatal: p.fail, ReadOnly: readOnly,
-		MustExist: !p.fresh, Deterministic: p.opts.Manual, MemTableBytes: p.memTable(),
+		MustExist: !p.fresh, Deterministic: p.opts.Manual, MemTableBytes: p.memTable(), MaxOpenFiles: p.opts.OpenFiles,
 	})
 }
 
@@ -457,7 +457,7 @@ func (p *Pool) logOptions() segment.Options {
 		FS: p.fs, Dir: p.path(segmentDir), PoolID: p.id.number(), Epoch: p.state.Epoch, SegmentBytes: p.id.SegmentBytes,
 		RecordBlocks: p.opts.RecordBlocks, Buffers: p.buf, MaxSegments: p.maxSegments, OnFail: p.fail, OnSeal: p.sealed,
 		OnFull: func() { p.janitor.kick(jobClean) }, Spares: p.spares(), Reserve: keptSegments, Source: p.ballast,
-		PlainWrites: p.opts.PlainWrites,
+		PlainWrites: p.opts.PlainWrites, MaxOpen: p.opts.OpenFiles,
 	}
 }
 

@@ -25,6 +25,7 @@ type Options struct {
 	SegmentBytes    int64 // stored when the pool is made; default 4 to 64 MiB, as the capacity
 	IndexCache      int64 // bytes of page maps in memory; default 256 MiB
 	Defaults        AreaDefaults
+	OpenFiles       int // segments that are kept open, and as many files of the index; default 512
 	SnapshotsPerLUN int // default 256
 	ListSnapshots   int // default 256
 	Preallocate     bool

@@ -36,7 +36,7 @@ func lunOptions(o poolOptions) lun.Options {
 	return lun.Options{
 		Dir: c.Data, Capacity: c.Capacity, SegmentBytes: c.SegmentBytes, IndexCache: c.IndexCache,
 		Defaults: c.Area, SnapshotsPerLUN: c.PerLUN, ListSnapshots: c.ListSnaps, Preallocate: c.Preallocate, WriteBehind: c.WriteBehind, NoDefragment: !c.Defragment,
-		BackUpEvery: c.BackUpEvery, ScrubEvery: c.ScrubEvery, ScrubPace: c.ScrubPace, ReadOnly: o.ReadOnly, Logger: o.Logger, Events: o.Events,
+		BackUpEvery: c.BackUpEvery, OpenFiles: o.Files, ScrubEvery: c.ScrubEvery, ScrubPace: c.ScrubPace, ReadOnly: o.ReadOnly, Logger: o.Logger, Events: o.Events,
 	}
 }
 

@@ -67,6 +67,7 @@ type volume interface {
 type poolOptions struct {
 	Config   *config
 	ReadOnly bool // for pool check --offline
+	Files    int  // open files of the segments, and of the index; 0 is the default
 	Logger   *slog.Logger
 	Events   func(lun.Event)
 }

@@ -40,6 +40,7 @@ type server struct {
 	nbdListeners  []nbdListener
 	adminListener net.Listener
 	failed        chan error // a listener that broke
+	files         fileShare
 }
 
 // nbdListener is one place where NBD is served; Listener is nil until it listens.
@@ -62,6 +63,9 @@ func startServer(ctx context.Context, a *app, c *config, log *slog.Logger) (_ *s
 			}
 		}
 	}()
+	if s.files, err = ownFileShare(len(s.nbdListeners)); err != nil {
+		return nil, err
+	}
 	adminPath := filepath.Join(c.Data, adminSocket)
 	if err := s.checkSockets(c.Data, adminPath); err != nil {
 		return nil, err
@@ -72,7 +76,7 @@ func startServer(ctx context.Context, a *app, c *config, log *slog.Logger) (_ *s
 	if err := s.listen(ctx, "tcp"); err != nil {
 		return nil, err
 	}
-	if s.pool, err = a.openPool(ctx, poolOptions{Config: c, Logger: log, Events: s.events.publish}); err != nil {
+	if s.pool, err = a.openPool(ctx, poolOptions{Config: c, Files: s.files.pool, Logger: log, Events: s.events.publish}); err != nil {
 		return nil, err
 	}
 	// The lock is ours: what sockets are in the folder are a dead server's.
@@ -230,7 +234,7 @@ func (s *server) serve(a *app, c *config) error {
 	clients := clientControl{s.nbd}
 	s.pool.SetClients(clients)
 	for _, l := range s.nbdListeners {
-		lo := nbd.ListenerOptions{Name: boundAddress(l).String(), TLS: l.mode, MaxConnections: noLimit(c.PerListener), MaxPerAddress: noLimit(c.PerAddress)}
+		lo := nbd.ListenerOptions{Name: boundAddress(l).String(), TLS: l.mode, MaxConnections: s.files.connections(c.PerListener), MaxPerAddress: noLimit(c.PerAddress)}
 		go func() {
 			err := s.nbd.Serve(context.Background(), l.Listener, lo)
 			if err != nil && !errors.Is(err, nbd.ErrServerClosed) {

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const clockTick = 10 * time.Millisecond // USER_HZ is 100 on Linux
@@ -79,15 +77,6 @@ func ProcessRSS(pid int) (peak, now int64, err error) {
 		}
 	}
 	return peak, now, nil
-}
-
-// LimitFiles is ulimit -n of a running process.
-func LimitFiles(t testing.TB, pid int, n uint64) {
-	t.Helper()
-	limit := unix.Rlimit{Cur: n, Max: n}
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
-		t.Fatalf("limiting the open files of process %d to %d: %v", pid, n, err)
-	}
 }
 
 // OpenFiles is how many a process has.

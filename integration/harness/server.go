@@ -30,6 +30,8 @@ type Server struct {
 	Pid    int
 	// NoCheck leaves out the `pool check` at the end of the test, for pools that were damaged on purpose.
 	NoCheck bool
+	// Files is ulimit -n of the process; 0: as here.
+	Files int
 	// Passed are listening sockets that the server is started with, as by systemd (LISTEN_FDS).
 	Passed []*os.File
 
@@ -93,6 +95,9 @@ func (s *Server) TryStart() error {
 		script := fmt.Sprintf(`LISTEN_FDS=%d LISTEN_PID=$$ exec "$0" "$@"`, len(s.Passed))
 		s.cmd = exec.Command("sh", append([]string{"-c", script, Binary(s.t)}, s.args...)...)
 		s.cmd.ExtraFiles = s.Passed
+	}
+	if s.Files > 0 {
+		s.cmd = exec.Command("sh", append([]string{"-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, s.Files), Binary(s.t)}, s.args...)...)
 	}
 	s.cmd.Dir = filepath.Dir(s.Socket) // no lunar.yaml here
 	s.cmd.Env = environment()

@@ -32,6 +32,7 @@ type Options struct {
 
 	CacheBytes    int64 // block cache; default 64 MiB
 	MemTableBytes int64 // size of one memtable, of which up to four can wait for their turn; default 16 MiB
+	MaxOpenFiles  int   // tables that are kept open, and logs; default 512, at least some 80
 
 	// MergePages combines two values of one page, the newer of which came from Batch.MergePage, into one value. It must be
 	// associative, since Pebble combines neighbours in any grouping. The result must be memory of its own: neither argument may

@@ -34,6 +34,13 @@ func (o *Options) memTableBytes() int64 {
 	return defaultMemTableBytes
 }
 
+func (o *Options) maxOpenFiles() int {
+	if o.MaxOpenFiles > 0 {
+		return o.MaxOpenFiles
+	}
+	return 512
+}
+
 // logBytes is what Pebble allocates for a log when it begins it.
 func (o *Options) logBytes() int64 { return o.memTableBytes() + o.memTableBytes()/10 }
 
@@ -58,7 +65,7 @@ func (x *Index) pebbleOptions(cache *pebble.Cache) *pebble.Options {
 		MemTableStopWritesThreshold: waitingMemTables,
 		BytesPerSync:                1 << 20,
 		WALBytesPerSync:             1 << 20,
-		MaxOpenFiles:                512,
+		MaxOpenFiles:                x.opts.maxOpenFiles(),
 
 		// A checkpoint is a burst: L0 takes it and is tidied afterwards. Its filters keep it cheap to read, and a write is
 		// never stopped because of its depth; room stops writes, and only for what could not be flushed.
