@@ -369,5 +369,24 @@ func (p *Pool) spares() int {
 	return int(min(16, max(2, p.state.capacity()/p.id.SegmentBytes/32)))
 }
 
+// idleSpares is how many of them stay while nothing is written, so that the pool
+// takes little more of the disk than what it holds.
+func (p *Pool) idleSpares() int {
+	_, live, _ := p.space.totals()
+	return int(min(int64(p.spares()), max(2, live/int64(p.space.blocks)/16)))
+}
+
+// dropIdleSpares gives the other ones back if nothing was appended since the log's
+// next entry was seen; it returns what that is now.
+func (p *Pool) dropIdleSpares(seen segment.Seq) segment.Seq {
+	next := p.log.Next()
+	if next == seen && p.log.Stats().Free > 2 {
+		if err := p.log.DropSpares(p.idleSpares()); err != nil {
+			p.event("segment-release", "", "spare segments could not be removed: "+err.Error())
+		}
+	}
+	return next
+}
+
 // buffers is where payload lives until it is in the log.
 func (p *Pool) buffers() *segment.Buffers { return p.buf }

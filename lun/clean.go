@@ -60,7 +60,7 @@ func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 	if err := p.renewBackups(); err != nil {
 		return p.Status(), err
 	}
-	if err := p.log.DropSpares(); err != nil { // with a ballast they become that
+	if err := p.log.DropSpares(0); err != nil { // with a ballast they become that
 		return p.Status(), p.logError(err)
 	}
 	return p.Status(), nil

@@ -3,6 +3,8 @@ package lun
 import (
 	"fmt"
 	"time"
+
+	"lunar/store/segment"
 )
 
 // keptSegments is how many segments below the limit are kept for the cleaner's
@@ -29,6 +31,7 @@ func (j *janitor) cleaner() {
 	beat := newBeat()
 	defer beat.timer.Stop()
 	var burst burst
+	var seen segment.Seq
 	busy := true
 	for {
 		idle := false
@@ -63,6 +66,9 @@ func (j *janitor) cleaner() {
 			if err := p.defragment(j.defragPause); err != nil {
 				p.event("defragment", "", "putting blocks together stopped: "+err.Error())
 			}
+		}
+		if idle && p.whyReadOnly() == nil {
+			seen = p.dropIdleSpares(seen)
 		}
 		if p.pressure() > 0 {
 			j.pause(20 * time.Millisecond) // nothing more to be had just now

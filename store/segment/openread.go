@@ -1,6 +1,9 @@
 package segment
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 var errReadOnly = errors.New("opened for reading only")
 
@@ -22,11 +25,13 @@ func OpenRead(opts Options) (*Log, error) {
 	return l, nil
 }
 
-// DropSpares removes the files of all free segments.
-func (l *Log) DropSpares() error {
+// DropSpares removes the files of free segments but keep of them: those that were
+// freed last, which are the likeliest to be cached.
+func (l *Log) DropSpares(keep int) error {
 	l.mu.Lock()
-	free := l.free
-	l.free = nil
+	n := max(len(l.free)-keep, 0)
+	free := slices.Clone(l.free[:n])
+	l.free = slices.Delete(l.free, 0, n)
 	for _, n := range free {
 		l.releasing[n] = true
 	}

@@ -139,7 +139,12 @@ func TestDropSpares(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := l.DropSpares(); err != nil {
+	for _, keep := range []int{2, 1} {
+		if err := l.DropSpares(keep); err != nil || !slices.Contains(l.Free(), 2) || l.Stats().Free != keep {
+			t.Errorf("%d kept: %v are free, %d spares: %v", keep, l.Free(), l.Stats().Free, err)
+		}
+	}
+	if err := l.DropSpares(0); err != nil {
 		t.Fatal(err)
 	}
 	for n := uint64(1); n <= 2; n++ {
