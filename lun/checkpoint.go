@@ -35,8 +35,9 @@ type durable struct {
 	IDs      uint64 `json:"ids"` // identifiers below this may have been handed out
 	Capacity int64  `json:"capacity"`
 	Highest  uint64 `json:"highest_segment"`
-	Format   int    `json:"format,omitempty"` // of the catalogue and the counters; 1 is not written
-	Index    string `json:"index,omitempty"`  // names the index, for its copies
+	Format   int    `json:"format,omitempty"`   // of the catalogue and the counters; 1 is not written
+	Index    string `json:"index,omitempty"`    // names the index, for its copies
+	Salvaged string `json:"salvaged,omitempty"` // why the pool is good for reading only
 
 	// The same for those who read while a checkpoint runs; room is the capacity
 	// that is in force, which the next checkpoint makes durable.

@@ -338,6 +338,9 @@ func (p *Pool) defaultCapacity() (int64, error) {
 // recover replays the log behind the checkpoint, seals what was replayed,
 // commits it with a new epoch, and goes on in another segment.
 func (p *Pool) recover() error {
+	if p.state.Salvaged != "" {
+		return p.openSalvaged()
+	}
 	rec, err := segment.Recover(p.logOptions(), segment.Seq(p.state.Position), p.isSealed, p.opts.AcceptLoss, p.replay)
 	if errors.Is(err, segment.ErrCorrupt) && !p.opts.AcceptLoss {
 		return p.openDamaged(err)
@@ -438,6 +441,17 @@ func (p *Pool) openDamaged(cause error) error {
 	}
 	p.log = log
 	return nil
+}
+
+// openSalvaged serves what a salvage made of a pool without an index.
+func (p *Pool) openSalvaged() (err error) {
+	if err := p.buildLedger(); err != nil {
+		return err
+	}
+	p.setReadOnly(salvageReason)
+	p.event("salvage", "", p.state.Salvaged)
+	p.log, err = segment.OpenRead(p.logOptions())
+	return err
 }
 
 func (p *Pool) setReadOnly(reason string) {

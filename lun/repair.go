@@ -12,6 +12,7 @@ import (
 type RepairOptions struct {
 	AcceptLoss bool // go on behind an unreadable part of the log
 	DryRun     bool // say what would be done, and change nothing
+	Salvage    bool // where no copy of the index is left, make readable what the segments tell
 	// Progress hears what is being done, and how far it has come; a total of 0 is not known.
 	Progress func(what string, done, total int64)
 }
@@ -30,11 +31,11 @@ func Repair(ctx context.Context, o Options, r RepairOptions) ([]string, error) {
 	if _, err := o.FS.Stat(o.FS.PathJoin(o.Dir, identityFile)); err != nil {
 		return nil, Errorf(ErrNotPool, "%s is no pool: %w; name the folder that `lunar serve --data` was given", o.Dir, err)
 	}
-	out, err := repairIndex(o, r)
+	out, salvaged, err := repairIndex(o, r)
 	if err != nil {
 		return out, err
 	}
-	if r.DryRun && len(out) > 0 {
+	if len(out) > 0 && (r.DryRun || salvaged) {
 		return out, nil
 	}
 	lines, err := repairPool(ctx, o, r, len(out) > 0)
@@ -43,10 +44,10 @@ func Repair(ctx context.Context, o Options, r RepairOptions) ([]string, error) {
 
 // repairIndex makes the index anew if it is lost or damaged. It returns nothing
 // if it is intact.
-func repairIndex(o Options, r RepairOptions) (out []string, err error) {
+func repairIndex(o Options, r RepairOptions) (out []string, salvaged bool, err error) {
 	p := newPool(o)
 	if err := p.openFolder(); err != nil {
-		return nil, errors.Join(err, p.closeFiles())
+		return nil, false, errors.Join(err, p.closeFiles())
 	}
 	defer func() { err = errors.Join(err, p.lock.Close()) }()
 	p.space = newSpace(p.id.SegmentBytes)
@@ -57,15 +58,15 @@ func repairIndex(o Options, r RepairOptions) (out []string, err error) {
 		cause = p.tooOld(&s)
 	}
 	if cause == nil {
-		return nil, nil
+		return nil, false, nil
 	}
 	if !errors.Is(cause, index.ErrCorrupt) && !errors.Is(cause, index.ErrMissing) && !errors.Is(cause, ErrCorrupt) {
-		return nil, indexError(o.Dir, cause)
+		return nil, false, indexError(o.Dir, cause)
 	}
 	out = append(out, "the index cannot be used: "+cause.Error())
 	found, sessions, firsts, err := p.indexCopies()
 	if err != nil {
-		return out, err
+		return out, false, err
 	}
 	for _, c := range found {
 		if c.bad != nil {
@@ -74,19 +75,40 @@ func repairIndex(o Options, r RepairOptions) (out []string, err error) {
 		}
 		said := fmt.Sprintf("the index is made anew of the copy of %s in %s and the log from entry %d", c.Created.Format("2006-01-02 15:04:05 UTC"), c.path, c.Position)
 		if r.DryRun {
-			return append(out, "to be done: "+said), nil
+			return append(out, "to be done: "+said), false, nil
 		}
 		if err := p.rebuild(c, sessions, firsts, r.Progress); err != nil {
-			return append(out, "copy not used: "+err.Error()), err
+			return append(out, "copy not used: "+err.Error()), false, err
 		}
 		out = append(out, said)
 		kept, err := p.swapIndex()
 		if kept != "" {
 			out = append(out, "the damaged index is kept in "+p.path(kept))
 		}
-		return append(out, p.lost...), err
+		return append(out, p.lost...), false, err
 	}
-	return out, Errorf(ErrCorrupt, "the index of pool %s is damaged and no copy of it is intact (%w); `lunar pool repair --salvage` makes what the segments still tell readable", o.Dir, cause)
+	if r.Salvage {
+		out, err = p.repairBySalvage(out, r)
+		return out, true, err
+	}
+	return out, false, Errorf(ErrCorrupt, "the index of pool %s is damaged and no copy of it is intact (%w); `lunar pool repair --salvage` makes what the segments still tell readable", o.Dir, cause)
+}
+
+// repairBySalvage puts an index in place that is made of the segments alone.
+func (p *Pool) repairBySalvage(out []string, r RepairOptions) ([]string, error) {
+	if r.DryRun {
+		return append(out, "to be done: what the segments still tell is made readable"), nil
+	}
+	said, err := p.salvageIndex(r.Progress)
+	if err != nil {
+		return out, err
+	}
+	out = append(out, said...)
+	kept, err := p.swapIndex()
+	if kept != "" {
+		out = append(out, "the damaged index is kept in "+p.path(kept))
+	}
+	return append(out, "the pool opens for reading only: "+salvageWarning), err
 }
 
 // repairPool opens the pool, checks it and says what it found.

@@ -308,3 +308,105 @@ func (m *model) loseIndex() {
 	m.verify()
 	m.settle()
 }
+
+// Without index and copies the segments still tell what the LUNs hold: with their
+// names where the records that gave them are there, and never made up bytes.
+func TestSalvage(t *testing.T) {
+	m := scripted(t)
+	m.addLUN("b")
+	m.put("a", 0, 600)
+	m.snap("a", "s1")
+	m.put("a", 100, 300)
+	m.put("b", 5, 20)
+	m.snap("a", "s2")
+	m.cloneOf("a", "s1", "c")
+	m.put("c", 590, 20)
+	m.cut(0)
+	m.put("a", 0, 10)
+	m.back("a", "s2")
+	m.put("a", 3, 4)
+	m.volume("b", func(v *Volume) error { return v.Trim(10*blockSize, 5*blockSize, false) })
+	for i := range 5 {
+		m.pend = append(m.pend, delta{"b", 10 + i, 0})
+	}
+	m.sync("b")
+	m.p.Abandon()
+	m.check(m.fs.RemoveAll(m.fs.PathJoin(m.o.Dir, indexDir)), "remove")
+	before := m.everything()
+	if _, err := m.repair(RepairOptions{}); err == nil || !strings.Contains(err.Error(), "--salvage") {
+		t.Errorf("repair without a copy: %v", err)
+	}
+	if m.everything() != before {
+		t.Error("a repair that failed changed something")
+	}
+	said, err := m.repair(RepairOptions{Salvage: true})
+	m.check(err, "salvage")
+	t.Logf("%s", strings.Join(said, "\n"))
+	m.open()
+	if st := m.p.Status(); st.State != "read-only" || !strings.Contains(*st.Reason, "without an index") {
+		t.Errorf("%+v", st)
+	}
+	for lun, got := range m.compare() { // nothing was recycled: all of it is there
+		for i := range got {
+			if got[i] != m.heads[lun][i] {
+				t.Fatalf("%s block %d holds stamp %d, want %d", lun, i, got[i], m.heads[lun][i])
+			}
+		}
+	}
+	v, err := m.p.OpenVolume("a", "")
+	m.check(err, "open")
+	if err := v.WriteAt(make([]byte, blockSize), 0, false); err == nil {
+		t.Error("a write was taken")
+	}
+	m.check(v.Close(), "close")
+}
+
+// After cleaning, with the records of creation gone, the data is found under
+// names that say so.
+func TestSalvageWithoutNames(t *testing.T) {
+	m := scripted(t)
+	m.addLUN("b")
+	m.put("a", 0, 600)
+	m.put("b", 0, 100)
+	m.snap("a", "s")
+	m.put("a", 100, 300)
+	for range 2 { // every record is a copy by now
+		m.put("b", 50, 20)
+		m.tidy()
+		_, err := m.p.Clean(context.Background())
+		m.check(err, "clean")
+		m.settle()
+	}
+	m.p.Abandon()
+	m.check(m.fs.RemoveAll(m.fs.PathJoin(m.o.Dir, indexDir)), "remove")
+	said, err := m.repair(RepairOptions{Salvage: true})
+	m.check(err, "salvage")
+	t.Logf("%s", strings.Join(said, "\n"))
+	if !strings.Contains(strings.Join(said, " "), "without their name: lost-") {
+		t.Errorf("salvage says %q", said)
+	}
+	m.open()
+	stamps := map[uint64]bool{}
+	for _, l := range m.p.LUNs() {
+		v, err := m.p.OpenVolume(l.Name, "")
+		m.check(err, "open")
+		b := make([]byte, blockSize)
+		for at := int64(0); at+blockSize <= v.Size(); at += blockSize {
+			if v.ReadAt(b, at) == nil {
+				stamps[stampOf(t, b)] = true
+			}
+		}
+		m.check(v.Close(), "close")
+	}
+	missing := 0
+	for _, want := range m.heads {
+		for _, s := range want {
+			if s != 0 && !stamps[s] {
+				missing++
+			}
+		}
+	}
+	if missing > 0 {
+		t.Errorf("%d blocks of the heads are nowhere to be read", missing)
+	}
+}

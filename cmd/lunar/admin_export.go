@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"syscall"
 	"time"
 
 	"lunar/lun"
@@ -30,7 +31,8 @@ func removeTemporarySnapshots(ctx context.Context, p pool) error {
 func (s *admin) exportLUN(w http.ResponseWriter, r *http.Request) error {
 	name, snapshot := r.PathValue("lun"), r.URL.Query().Get("snapshot")
 	remove := func() error { return nil }
-	if snapshot == "" {
+	// A pool that takes no writes takes no snapshot either, and needs none.
+	if snapshot == "" && s.pool.Status().State == "ok" {
 		ref, err := s.temporarySnapshot(r.Context(), name)
 		if err != nil {
 			return err
@@ -50,7 +52,7 @@ func (s *admin) exportLUN(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	buffered := bufio.NewWriterSize(w, 256<<10)
 	out := &frameWriter{w: buffered}
-	err = sendVolume(r.Context(), v, out)
+	err = sendVolume(r.Context(), v, out, queryBool(r, "skip_damaged"))
 	err = errors.Join(err, v.Close(), remove())
 	if err != nil {
 		_ = out.fail(unlessStopping(r.Context(), fmt.Errorf("export of %s: %w", name, err)))
@@ -73,8 +75,9 @@ func (s *admin) temporarySnapshot(ctx context.Context, name string) (lun.Snapsho
 	return ref, nil
 }
 
-// sendVolume writes what is not zero of v.
-func sendVolume(ctx context.Context, v volume, out *frameWriter) error {
+// sendVolume writes what is not zero of v. skip says that blocks which cannot be
+// read are named, and no reason to stop.
+func sendVolume(ctx context.Context, v volume, out *frameWriter, skip bool) error {
 	size := v.Size()
 	if err := out.size(size); err != nil {
 		return err
@@ -98,7 +101,7 @@ func sendVolume(ctx context.Context, v volume, out *frameWriter) error {
 		if next <= off {
 			return fmt.Errorf("extents end at %d of %d bytes", off, size)
 		}
-		if err := sendRange(ctx, v, out, from, to, buf); err != nil {
+		if err := sendRange(ctx, v, out, from, to, buf, skip); err != nil {
 			return err
 		}
 		off = next
@@ -106,19 +109,40 @@ func sendVolume(ctx context.Context, v volume, out *frameWriter) error {
 	return nil
 }
 
-func sendRange(ctx context.Context, v volume, out *frameWriter, from, to int64, buf []byte) error {
+func sendRange(ctx context.Context, v volume, out *frameWriter, from, to int64, buf []byte, skip bool) error {
 	for from < to {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		p := buf[:min(to-from, int64(len(buf)))]
 		if err := v.ReadAt(p, from); err != nil {
-			return err
+			if !skip || !errors.Is(err, syscall.EIO) {
+				return err
+			}
+			if err := readAround(v, out, p, from); err != nil {
+				return err
+			}
 		}
 		if err := out.data(p, from); err != nil {
 			return err
 		}
 		from += int64(len(p))
+	}
+	return nil
+}
+
+// readAround reads block by block, and leaves zeroes where one cannot be read.
+func readAround(v volume, out *frameWriter, p []byte, from int64) error {
+	for at := 0; at < len(p); at += zeroUnit {
+		b := p[at:min(at+zeroUnit, len(p))]
+		if err := v.ReadAt(b, from+int64(at)); errors.Is(err, syscall.EIO) {
+			clear(b)
+			if err := out.damaged(from+int64(at), int64(len(b))); err != nil {
+				return err
+			}
+		} else if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -100,6 +100,8 @@ func (s *admin) receive(ctx context.Context, name string, v volume, body io.Read
 			if err := s.grow(ctx, name, v, fr.length); err != nil {
 				return err
 			}
+		case frameDamaged:
+			return badFrame("damaged blocks in what is to be imported")
 		case frameData:
 			p := v.Buffer(int(fr.length))
 			if err := frames.payload(p); err != nil {

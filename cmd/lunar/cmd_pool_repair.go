@@ -20,6 +20,8 @@ func newPoolRepairCmd(a *app) *cobra.Command {
 made anew of the newest intact of its two copies and the log since; the damaged one
 is kept beside it as index.damaged-UTC. Then the pool is opened and checked. Where a
 part of the log is unreadable it stops and names it; --accept-loss goes on behind it.
+Where no copy is left, --salvage makes what the records in the segments still tell
+readable, read-only, to be copied off: names, deletes and trims may be lost.
 Where it fails, the folder is as it was. --dry-run says what would be done.`,
 		Example: `  lunar pool repair --data /srv/lunar --dry-run
   lunar pool repair --data /srv/lunar
@@ -28,6 +30,7 @@ Where it fails, the folder is as it was. --dry-run says what would be done.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runPoolRepair(cmd, a, r) },
 	}
 	cmd.Flags().BoolVar(&r.AcceptLoss, "accept-loss", false, "go on without what cannot be read")
+	cmd.Flags().BoolVar(&r.Salvage, "salvage", false, "where no copy of the index is left: make what the segments tell readable")
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done, and change nothing")
 	return cmd
 }
@@ -46,16 +49,14 @@ func runPoolRepair(cmd *cobra.Command, a *app, r lun.RepairOptions) error {
 	r.Progress = p.set
 	actions, err := a.repair(cmd.Context(), poolOptions{Config: c, Logger: slog.New(slog.DiscardHandler)}, r)
 	p.end()
-	if err != nil {
-		for _, line := range actions { // why not, one by one
-			fmt.Fprintln(cmd.ErrOrStderr(), line)
-		}
+	if err != nil && len(actions) == 0 {
 		return err
 	}
 	if actions == nil {
 		actions = []string{}
 	}
-	return a.print(cmd, repairResult{actions}, func(w io.Writer) error {
+	failed := err
+	err = a.print(cmd, repairResult{actions}, func(w io.Writer) error {
 		if len(actions) == 0 {
 			_, err := fmt.Fprintln(w, "nothing to repair")
 			return err
@@ -67,6 +68,10 @@ func runPoolRepair(cmd *cobra.Command, a *app, r lun.RepairOptions) error {
 		}
 		return nil
 	})
+	if failed != nil {
+		return failed
+	}
+	return err
 }
 
 // steps is a meter for work in several steps.

@@ -18,6 +18,7 @@ import (
 //	size   length is the size of the LUN from now on; nothing follows
 //	data   length bytes follow, which belong at offset
 //	end    offset and length are 0; everything was sent
+//	damaged length bytes at offset cannot be read, and are zero here; nothing follows
 //	error  length bytes follow: the apiError that ended the sender's work
 //
 // What no data frame covers is zero. A stream ends with end or error; one that
@@ -25,10 +26,11 @@ import (
 type frameKind uint8
 
 const (
-	frameSize  frameKind = 1
-	frameData  frameKind = 2
-	frameEnd   frameKind = 3
-	frameError frameKind = 4
+	frameSize    frameKind = 1
+	frameData    frameKind = 2
+	frameEnd     frameKind = 3
+	frameError   frameKind = 4
+	frameDamaged frameKind = 5
 )
 
 const (
@@ -59,8 +61,9 @@ func (f *frameWriter) header(kind frameKind, offset, length int64) error {
 	return err
 }
 
-func (f *frameWriter) size(n int64) error { return f.header(frameSize, 0, n) }
-func (f *frameWriter) end() error         { return f.header(frameEnd, 0, 0) }
+func (f *frameWriter) size(n int64) error            { return f.header(frameSize, 0, n) }
+func (f *frameWriter) damaged(offset, n int64) error { return f.header(frameDamaged, offset, n) }
+func (f *frameWriter) end() error                    { return f.header(frameEnd, 0, 0) }
 
 // data writes what is not zero of p, in frames of at most maxFrameData.
 func (f *frameWriter) data(p []byte, offset int64) error {
@@ -143,6 +146,10 @@ func (f *frameReader) next() (frame, error) {
 	case frameData:
 		if fr.length <= 0 || fr.length > maxFrameData || fr.offset < 0 || fr.offset > f.size-fr.length {
 			return frame{}, badFrame("%d bytes at %d of %d", fr.length, fr.offset, f.size)
+		}
+	case frameDamaged:
+		if fr.length <= 0 || fr.offset < 0 || fr.offset > f.size-fr.length {
+			return frame{}, badFrame("%d damaged bytes at %d of %d", fr.length, fr.offset, f.size)
 		}
 	case frameEnd:
 	case frameError:
