@@ -92,6 +92,10 @@ crash-long: ## The same for an hour with new seeds, each operation failing in ea
 	$(GOTEST) -timeout 1h -run Crash ./store/...
 	$(MAKE) crash CRASHTIME=60m CRASHARGS='-sim.all -sim.random'
 
+.PHONY: mutants
+mutants: ## Changes that are wrong on purpose: the crash tests must catch each of them (about 15 minutes)
+	go run ./integration/mutants
+
 fuzz: ## Each fuzz target for FUZZTIME (60s)
 	@for p in $$(go list ./...); do \
 	  for f in $$(go test -list '^Fuzz' "$$p" | grep '^Fuzz' || true); do \

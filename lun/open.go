@@ -179,7 +179,7 @@ func (p *Pool) openFolder() error {
 			switch {
 			case n == identityFile:
 				known = true
-			case n == lockFile, n == pidFile, n == indexDir, n == segmentDir, n == ballastDir, n == backupDir, n == "lost+found", strings.HasSuffix(n, ".sock"), strings.HasPrefix(n, identityFile):
+			case n == lockFile, n == pidFile, n == indexDir, n == segmentDir, n == ballastDir, n == backupDir, n == ageFile, n == "lost+found", strings.HasSuffix(n, ".sock"), strings.HasPrefix(n, identityFile):
 			default:
 				foreign = n
 			}

@@ -73,8 +73,9 @@ func crashWorkload(t *testing.T, name string, run func(*sim), tally *simTally) {
 	case raceEnabled:
 		stride = 151
 	}
-	s.mustOpen("making the pool")
 	s.arm(everywhere(seed, stride), func(op crashfs.Op) bool { return op.N%(3*stride) == 0 })
+	s.mustOpen("making the pool")
+	s.verify()
 	run(s)
 	s.disarm()
 	s.check("the end")
