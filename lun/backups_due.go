@@ -73,9 +73,16 @@ func (p *Pool) backupDue() bool {
 	if age < every/60 {
 		return false
 	}
-	bytes := min(max(p.state.capacity()/16, backupBytesLeast), backupBytes)
+	_, live, _ := p.space.totals()
+	bytes := backupAfter(p.state.capacity(), live*blockSize)
 	written := int64(p.log.Stats().Bytes) - p.backups.logAt.Load()
 	return len(have) < 2 || age >= every || written >= bytes || p.space.pinned() >= max(p.highMark()/4, 8)
+}
+
+// backupAfter is how many bytes of log make the next copy due: what is dead of two
+// such intervals is held, which must stay small beside the data.
+func backupAfter(capacity, live int64) int64 {
+	return min(max(capacity/16, backupBytesLeast), max(live/8, backupBytesLeast), backupBytes)
 }
 
 func (b *backups) givenAt() time.Time {

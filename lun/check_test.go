@@ -5,6 +5,22 @@ import (
 	"testing"
 )
 
+// Two intervals of dead log are at most a quarter of the data, or 128 MiB.
+func TestBackupAfter(t *testing.T) {
+	const mib = 1 << 20
+	for _, c := range []struct{ capacity, live, want int64 }{
+		{16 << 30, 1 << 30, 128 * mib},
+		{16 << 30, 15 << 30, 1 << 30},
+		{16 << 30, 0, 64 * mib},
+		{1 << 20, 1 << 20, 64 * mib},
+		{1 << 40, 1 << 39, 8 << 30},
+	} {
+		if got := backupAfter(c.capacity, c.live); got != c.want {
+			t.Errorf("capacity %d, live %d: %d, want %d", c.capacity, c.live, got, c.want)
+		}
+	}
+}
+
 // A check of a pool that is served holds neither checkpoints nor structural
 // changes back, and finds what is wrong as of its begin.
 func TestCheckHoldsNobodyUp(t *testing.T) {

@@ -160,7 +160,10 @@ func (m *model) tidy() {
 }
 
 func TestRepairOfAnIndex(t *testing.T) {
-	for _, h := range harms {
+	for i, h := range harms {
+		if raceEnabled && i%3 != 0 {
+			continue // nothing here runs beside another thing
+		}
 		for _, slotGone := range []bool{false, true} {
 			if slotGone && h.name != "folder gone" && h.name != "table flipped" {
 				continue
