@@ -107,6 +107,15 @@ func (p *Pool) renewBackups() error {
 	return p.Checkpoint()
 }
 
+// unpinWhenShort gives the copies of the index up where the cleaner would soon
+// wait for a segment, for what it empties comes back only when no copy needs it.
+func (p *Pool) unpinWhenShort() error {
+	if p.log.Available() > keptSegments || p.space.pinned() == 0 && !p.space.hasUnreleased() || !p.giveUpBackups("segments are short") {
+		return nil
+	}
+	return p.Checkpoint()
+}
+
 // releasePinned checkpoints if segments have waited for a backup only.
 func (p *Pool) releasePinned() {
 	if p.space.pinned() == 0 {

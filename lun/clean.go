@@ -85,6 +85,9 @@ func (p *Pool) cleanSegments(vs []victim) (done int, moved int64, err error) {
 			}
 			since = 0
 		}
+		if err := p.unpinWhenShort(); err != nil {
+			return done, moved, err
+		}
 		n, err := p.emptySegment(v.number)
 		moved, since = moved+n, since+n
 		if err != nil {
