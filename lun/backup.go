@@ -63,6 +63,7 @@ type backups struct {
 	now      session // of this process
 	given    time.Time
 	logAt    atomic.Int64 // bytes of the log when the newest was made
+	took     atomic.Int64 // nanoseconds, of the last attempt
 }
 
 // BackupInfo describes a copy of the index.
@@ -210,6 +211,8 @@ func (p *Pool) BackUp() error {
 	b := &p.backups
 	b.one.Lock()
 	defer b.one.Unlock()
+	began := time.Now()
+	defer func() { b.took.Store(int64(time.Since(began))) }()
 	if err := p.roomForBackup(); err != nil {
 		return err
 	}

@@ -8,7 +8,9 @@ const (
 	backupEvery      = 10 * time.Minute // default of Options.BackUpEvery
 	backupBytes      = 8 << 30          // of log, at most, to the next backup
 	backupBytesLeast = 64 << 20
-	backupRetry      = time.Minute // after a failure, or after they were given up
+	backupQuiet      = 3 * time.Second // after which a pool at rest lets go of what its older copy holds
+	backupHurry      = time.Second     // the least time between copies that hold much
+	backupRetry      = time.Minute     // after a failure, or after they were given up
 )
 
 // backUps is the loop that copies the index when it is due.
@@ -65,18 +67,28 @@ func (p *Pool) backupDue() bool {
 	if len(have) == 0 {
 		return pos > 1
 	}
-	newest := have[0]
-	if newest.Position == pos {
-		return false
-	}
+	newest, oldest := have[0], have[len(have)-1]
 	age := p.now().Sub(newest.Created)
-	if age < every/60 {
-		return false
-	}
 	_, live, _ := p.space.totals()
 	bytes := backupAfter(p.state.capacity(), live*blockSize)
+	pinned := int64(p.space.pinned()) * p.id.SegmentBytes
+	if newest.Position == pos { // nothing is new, but what the older one holds can go
+		return pinned > 0 && oldest.Position != pos && age >= backupQuiet
+	}
+	if age < backupPause(every, pinned > bytes, time.Duration(p.backups.took.Load())) {
+		return false
+	}
 	written := int64(p.log.Stats().Bytes) - p.backups.logAt.Load()
-	return len(have) < 2 || age >= every || written >= bytes || p.space.pinned() >= max(p.highMark()/4, 8)
+	return len(have) < 2 || age >= every || written >= bytes || pinned >= int64(max(p.highMark()/4, 8))*p.id.SegmentBytes
+}
+
+// backupPause is the least time between copies. Where they hold much, a copy may
+// take a twentieth of the time.
+func backupPause(every time.Duration, holdMuch bool, took time.Duration) time.Duration {
+	if !holdMuch {
+		return every / 60
+	}
+	return min(max(backupHurry, 20*took), every/60)
 }
 
 // backupAfter is how many bytes of log make the next copy due: what is dead of two
