@@ -242,7 +242,9 @@ func TestCrowdedPool(t *testing.T) {
 	} else if raceEnabled {
 		seeds = 3
 	}
-	for seed := range uint64(seeds) {
+	// How much is refused follows what the index takes, which is not the same each time: more seeds, until it was crowded.
+	crowdedEnough := func() bool { return refused >= 3*seeds && thick >= 15*seeds }
+	for seed := uint64(0); !t.Failed() && seed < uint64(10*seeds) && (seed < uint64(seeds) || !crowdedEnough()); seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			c := &crowded{t: t, rng: rand.New(rand.NewPCG(seed, 77)), fs: vfs.NewCrashableMem(), o: Options{
 				Dir: "pool", Capacity: 16 << 20, SegmentBytes: 256 << 10, RecordBlocks: 16, IndexCache: 1 << 20, Manual: true, Now: steppingClock(),
@@ -266,7 +268,7 @@ func TestCrowdedPool(t *testing.T) {
 		})
 	}
 	t.Logf("%d operations refused, %d writes to thick LUNs", refused, thick)
-	if !t.Failed() && (refused < 3*seeds || thick < 15*seeds) {
+	if !t.Failed() && !crowdedEnough() {
 		t.Error("that was not crowded")
 	}
 }
