@@ -251,16 +251,22 @@ func (r *Record) Over(older *Record) {
 	}
 }
 
-// unionHints merges two descending lists. Too many hints cost time, too few
-// would lose data: so a union, never a replacement.
+// unionHints merges two lists, each newest first, into one of its own memory, each
+// hint once. Too many hints cost time, too few would lose data: so a union, never a
+// replacement. A chain of thousands of versions is joined through here: no sorting.
 func unionHints(a, b []VersionID) []VersionID {
-	return SortHints(append(slices.Clone(a), b...))
-}
-
-// SortHints brings hints into the order of a record: newest first, each once.
-func SortHints(h []VersionID) []VersionID {
-	slices.SortFunc(h, func(x, y VersionID) int { return int(int64(y) - int64(x)) })
-	return slices.Compact(h)
+	out := make([]VersionID, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch {
+		case a[0] > b[0]:
+			out, a = append(out, a[0]), a[1:]
+		case a[0] < b[0]:
+			out, b = append(out, b[0]), b[1:]
+		default:
+			out, a, b = append(out, a[0]), a[1:], b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
 }
 
 // Join lays r over the whole record of an older version that is merged with r's,
@@ -275,7 +281,7 @@ func (r *Record) Join(older *Record) (kept Bits) {
 			r.Loc[i], r.CRC[i] = older.Loc[i], older.CRC[i]
 		}
 	}
-	r.Hints = SortHints(append(r.Hints, older.Hints...))
+	r.Hints = unionHints(r.Hints, older.Hints)
 	return kept
 }
 

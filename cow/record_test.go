@@ -2,6 +2,7 @@ package cow
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
@@ -16,7 +17,7 @@ func randomRecord(r *rand.Rand) Record {
 		for range r.IntN(6) {
 			rec.Hints = append(rec.Hints, VersionID(r.IntN(1000)))
 		}
-		rec.Hints = SortHints(rec.Hints)
+		rec.Hints = sortedHints(rec.Hints)
 	}
 	for range r.IntN(12) {
 		at, n := r.IntN(PageBlocks), 1+r.IntN(40)
@@ -231,4 +232,29 @@ func FuzzRecord(f *testing.F) {
 			}
 		}
 	})
+}
+
+// sortedHints is the order of a record: newest first, each once.
+func sortedHints(h []VersionID) []VersionID {
+	slices.SortFunc(h, func(x, y VersionID) int { return cmp.Compare(y, x) })
+	return slices.Compact(h)
+}
+
+// TestUnionHints compares with sorting, and leaves both lists as they were.
+func TestUnionHints(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	list := func() (h []VersionID) {
+		for range r.IntN(20) {
+			h = append(h, VersionID(1+r.IntN(30)))
+		}
+		return sortedHints(h)
+	}
+	for range 2000 {
+		a, b := list(), list()
+		a1, b1 := slices.Clone(a), slices.Clone(b)
+		got, want := unionHints(a, b), sortedHints(append(slices.Clone(a), b...))
+		if !slices.Equal(got, want) || !slices.Equal(a, a1) || !slices.Equal(b, b1) {
+			t.Fatalf("%v and %v make %v, want %v", a1, b1, got, want)
+		}
+	}
 }

@@ -65,8 +65,7 @@ func (p *Pool) stores(id cow.VersionID) (some bool, err error) {
 		return false, nil
 	}
 	look := func(num uint64) bool {
-		var r cow.Record
-		some, err = p.ownRecord(b, num, id, &r)
+		some, err = p.hasRecord(b, num, id)
 		return !some && err == nil
 	}
 	for _, num := range p.overlay.touchedBy(id) {
@@ -78,6 +77,19 @@ func (p *Pool) stores(id cow.VersionID) (some bool, err error) {
 		return false, Errorf(ErrCorrupt, "reading the change list of version %d: %w", id, e)
 	}
 	return some, err
+}
+
+// hasRecord says whether something is stored under an id of one page. What was
+// joined away a moment ago, which is most of what is asked for, is known without
+// the index.
+func (p *Pool) hasRecord(b cow.BranchID, num uint64, id cow.VersionID) (bool, error) {
+	for _, o := range slices.Backward(p.overlay.get(pageKey{b, num})) {
+		if o.version == id {
+			return o.kind != opDelete, nil
+		}
+	}
+	var r cow.Record
+	return p.ownRecord(b, num, id, &r)
 }
 
 func (p *Pool) branchOf(id cow.VersionID) (cow.BranchID, bool) {

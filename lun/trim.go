@@ -25,9 +25,10 @@ func (v *Volume) Trim(off, n int64, fua bool) error {
 	if off+n == v.Size() {
 		last = (off + n + blockSize - 1) / blockSize
 	}
-	seq, err := v.eraseRange(uint64(first), uint64(max(first, last)), asAdvice)
+	_, err := v.eraseRange(uint64(first), uint64(max(first, last)), asAdvice)
 	if err == nil && fua {
-		err = v.pool.sync(seq)
+		// Where nothing was left to be done, what did it may not be durable yet.
+		err = v.pool.sync(v.pool.log.Next() - 1)
 	}
 	return err
 }
@@ -43,28 +44,42 @@ func (v *Volume) Zero(off, n int64, noHole, fua bool) error {
 	if end == v.Size() {
 		last = (end + blockSize - 1) / blockSize
 	}
-	if first > last || last*blockSize < off {
-		return v.write(make([]byte, n), off, fua, false)
-	}
-	if head := first*blockSize - off; head > 0 {
-		if err := v.write(make([]byte, head), off, false, false); err != nil {
-			return err
-		}
-	}
-	if tail := end - last*blockSize; tail > 0 {
-		if err := v.write(make([]byte, tail), last*blockSize, false, false); err != nil {
-			return err
-		}
-	}
 	how := asHole
 	if noHole || v.pool.isThick(v.view.lun) {
 		how = asZero
 	}
-	_, err := v.eraseRange(uint64(first), uint64(last), how)
+	var err error
+	if first > last || last*blockSize < off { // inside one block
+		err, first = v.zeroPart(off, n, how), last
+	} else if err = v.zeroPart(off, min(first*blockSize-off, n), how); err == nil {
+		err = v.zeroPart(last*blockSize, end-last*blockSize, how)
+	}
+	if err == nil {
+		_, err = v.eraseRange(uint64(first), uint64(last), how)
+	}
 	if err == nil && fua {
 		err = v.pool.sync(v.pool.log.Next() - 1)
 	}
 	return err
+}
+
+// zeroPart zeroes a part of one block. What reads as zeroes already stays as it
+// is: a hole is not filled for it, unless it has to be paid for.
+func (v *Volume) zeroPart(off, n int64, how erasure) error {
+	if n <= 0 {
+		return nil
+	}
+	e := entryPool.Get().(*entries)
+	defer entryPool.Put(e)
+	block := uint64(off / blockSize)
+	i := int(block % cow.PageBlocks)
+	if err := v.lookup(block/cow.PageBlocks, i, 1, e); err != nil {
+		return err
+	}
+	if e.loc[i] == cow.Zero || e.loc[i] == 0 && how == asHole {
+		return nil
+	}
+	return v.write(make([]byte, n), off, false, false)
 }
 
 // fastZero is the least range, in bytes, that Zero is surely faster with than a
