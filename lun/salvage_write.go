@@ -111,7 +111,7 @@ func (s *salvage) hints(b *index.Batch, num uint64, versions map[cow.VersionID]s
 				r.Hints = append(r.Hints, older)
 			}
 		}
-		if r.Hints = cow.SortHints(r.Hints); len(r.Hints) > 0 {
+		if slices.Reverse(r.Hints); len(r.Hints) > 0 { // newest first
 			b.MergePage(uint64(s.tree.Version(id).Branch), num, uint64(id), r.Append(nil))
 		}
 	}
