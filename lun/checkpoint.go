@@ -239,6 +239,8 @@ func stagePages(b *index.Batch, gen *generation) {
 				b.SetPage(br, num, v, o.rec)
 			case opMerge:
 				b.MergePage(br, num, v, o.rec)
+			case opMove:
+				b.MovePage(br, num, v, o.rec)
 			case opDelete:
 				b.DeletePage(br, num, v)
 			}

@@ -95,7 +95,7 @@ func TestCleanWritesOncePerPage(t *testing.T) {
 	l, err := m.p.tree.LUNByName("a")
 	m.check(err, "a")
 	head := m.p.tree.Version(l.Head)
-	if ops := m.p.overlay.get(pageKey{head.Branch, 0}); len(ops) != 1 || ops[0].version != head.Parent || ops[0].kind != opMerge {
+	if ops := m.p.overlay.get(pageKey{head.Branch, 0}); len(ops) != 1 || ops[0].version != head.Parent || ops[0].kind != opMove {
 		t.Errorf("%d changes of the page of %d blocks, want one: %v", len(ops), moved, ops)
 	}
 	m.check(m.p.Checkpoint(), "checkpoint")

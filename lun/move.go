@@ -283,7 +283,7 @@ func (p *Pool) repointRecord(h holder, num uint64, r *cow.Record, copies []copie
 		}
 	}
 	p.overlay.mu.Lock()
-	p.overlay.putLocked(pageKey{h.branch, num}, op{h.raw, opMerge, r.Append(nil)})
+	p.overlay.putLocked(pageKey{h.branch, num}, op{h.raw, opMove, r.Append(nil)})
 	p.giveBackLocked(segs)
 	p.overlay.mu.Unlock()
 }

@@ -33,6 +33,7 @@ type opKind uint8
 const (
 	opSet opKind = iota
 	opMerge
+	opMove // a merge over a record that there is
 	opDelete
 )
 

@@ -31,10 +31,16 @@ func (b *Batch) SetPage(branch, page, version uint64, rec []byte) {
 
 // MergePage stores a delta: reads see Options.MergePages of it and what was there, if anything.
 func (b *Batch) MergePage(branch, page, version uint64, delta []byte) {
+	b.MovePage(branch, page, version, delta)
+	b.set(appendChangeKey(b.key[:0], branch, version, page), nil)
+}
+
+// MovePage is MergePage for a page that version has already, so that it is on the list of what version changed: half of
+// what a small delta would take.
+func (b *Batch) MovePage(branch, page, version uint64, delta []byte) {
 	if b.ready() {
 		b.note(b.b.Merge(appendPageKey(b.key[:0], branch, page, version), delta, nil))
 	}
-	b.set(appendChangeKey(b.key[:0], branch, version, page), nil)
 }
 
 // DeletePage forgets what version has of a page.
