@@ -115,7 +115,10 @@ func (c *Conn) Disconnect() error {
 	c.writing.Lock()
 	_, err := c.conn.Write(request(cmdDisc, 0, 0, 0, 0))
 	c.writing.Unlock()
-	return errors.Join(err, c.Close())
+	if closing := c.Close(); !errors.Is(closing, net.ErrClosed) { // the server was quicker, and receive closed it
+		err = errors.Join(err, closing)
+	}
+	return err
 }
 
 // Close drops the connection without a word, as a killed client does.
