@@ -63,7 +63,7 @@ vet: ## go vet
 	go vet ./...
 
 test-unit: ## Unit and model tests under the race detector
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 10m $(UNIT)
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 20m $(UNIT)
 	$(GOTEST) -timeout 10m -run TestModel ./lun -model.runs 4
 	$(GOTEST) -timeout 10m -run TestAdmissionRate ./reservation
 
