@@ -57,17 +57,35 @@ func (d *day) progress(n int64) {
 // verify checks the LUN: what it must hold after a crash, or all that was acknowledged.
 func (d *day) verify(what string, crashed bool) {
 	d.t.Helper()
-	conn := d.server.Dial("d")
+	verify(d.t, d.server, d.model, what, crashed)
+}
+
+// verify checks the LUN d of a server against its model, and makes what is there the truth from now on.
+func verify(t *testing.T, s *harness.Server, model *checker.Model, what string, crashed bool) {
+	t.Helper()
+	conn := s.Dial("d")
 	defer conn.Disconnect()
-	check := d.model.Current
+	check := model.Current
 	if crashed {
-		check = d.model.Crashed
+		check = model.Crashed
 	}
 	view, err := check(conn)
 	if err != nil {
-		d.t.Fatalf("%s: %v\n%s", what, err, d.server.Log())
+		t.Fatalf("%s: %v\n%s", what, err, s.Log())
 	}
-	d.model.Settle(view)
+	model.Settle(view)
+}
+
+// goesOn checks that what had to be there after a crash is, and that the LUN can be written to again.
+func (d *day) goesOn(what string) {
+	d.t.Helper()
+	d.verify(what, true)
+	d.begin(4, 2)
+	d.progress(200)
+	if err := d.load.Stop(); err != nil {
+		d.t.Fatalf("%s requests failed: %v\n%s", what, err, d.server.Log())
+	}
+	d.verify(what+", written again", false)
 }
 
 // broken waits until the load was refused, and checks that the errors are those of a disk.
@@ -167,13 +185,7 @@ func TestFailingDisk(t *testing.T) {
 				d.readOnly()
 				d.end()
 				s.Start()
-				d.verify("after a restart", true)
-				d.begin(4, 2)
-				d.progress(200)
-				if err := d.load.Stop(); err != nil {
-					t.Fatalf("after a restart requests failed: %v\n%s", err, s.Log())
-				}
-				d.verify("after a restart and more writes", false)
+				d.goesOn("after a restart")
 			}
 		})
 	}
@@ -204,13 +216,7 @@ func TestFailingFileSystem(t *testing.T) {
 			}
 			return
 		}
-		d.verify("on a mended file system", true)
-		d.begin(4, 2)
-		d.progress(200)
-		if err := d.load.Stop(); err != nil {
-			t.Fatalf("on a mended file system requests failed: %v\n%s", err, s.Log())
-		}
-		d.verify("on a mended file system, written again", false)
+		d.goesOn("on a mended file system")
 	})
 }
 

@@ -82,17 +82,7 @@ func (f *filler) round(kill bool) {
 			f.t.Fatalf("requests failed: %v\n%s", err, f.server.Log())
 		}
 	}
-	conn := f.server.Dial("d")
-	defer conn.Disconnect()
-	check := f.model.Current
-	if kill {
-		check = f.model.Crashed
-	}
-	view, err := check(conn)
-	if err != nil {
-		f.t.Fatalf("after a full file system (killed %v): %v", kill, err)
-	}
-	f.model.Settle(view)
+	verify(f.t, f.server, f.model, fmt.Sprintf("after a full file system (killed %v)", kill), kill)
 }
 
 // checkpointWhileFilling runs `pool clean`, which checkpoints, while another program takes the last block.

@@ -146,13 +146,7 @@ func TestKillLosesNothingAnswered(t *testing.T) {
 			t.Fatal("the load ended by itself")
 		}
 		s.Start()
-		c := s.Dial("d")
-		view, err := model.Current(c)
-		if err != nil {
-			t.Fatalf("round %d: after kill -9: %v", round, err)
-		}
-		model.Settle(view)
-		c.Disconnect()
+		verify(t, s, model, fmt.Sprintf("round %d: after kill -9", round), false)
 	}
 	requests, _ := model.Counts()
 	if requests < 100 {

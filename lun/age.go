@@ -1,12 +1,14 @@
 package lun
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
-	"hash/crc32"
 	"io/fs"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"lunar/store/segment"
 )
 
 // ageFile says how new the index was at least. It is written over in place behind
@@ -22,12 +24,10 @@ type age struct {
 	CRC      uint32 `json:"crc"` // CRC32C of the same with 0
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 func (a age) sealed() []byte {
 	a.CRC = 0
 	body, _ := json.Marshal(a) // numbers and a text
-	a.CRC = crc32.Checksum(body, castagnoli)
+	a.CRC = segment.Checksum(body)
 	body, _ = json.Marshal(a)
 	return body
 }
@@ -63,11 +63,7 @@ func (p *Pool) tooOld(s *durable) error {
 		return err
 	}
 	var a age
-	if json.Unmarshal(body, &a) != nil {
-		return nil
-	}
-	var b age
-	if crc := a.CRC; json.Unmarshal(a.sealed(), &b) != nil || b.CRC != crc || a.Index == "" || a.Index != s.Index {
+	if json.Unmarshal(body, &a) != nil || !bytes.Equal(a.sealed(), bytes.TrimRight(body, " ")) || a.Index == "" || a.Index != s.Index {
 		return nil
 	}
 	if a.Epoch > s.Epoch || a.Position > s.Position {

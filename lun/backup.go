@@ -223,7 +223,7 @@ func (p *Pool) BackUp() error {
 	if err == nil {
 		err = p.copySlot(s, lost)
 	}
-	err = errors.Join(err, p.fs.RemoveAll(p.path(backupDir, frozenDir)))
+	err = errors.Join(err, p.removeAll(p.path(backupDir, frozenDir)))
 	b.mu.Lock()
 	b.making = 0
 	b.mu.Unlock()
@@ -236,12 +236,20 @@ func (p *Pool) BackUp() error {
 	return nil
 }
 
+// removeAll removes a folder, if it is there.
+func (p *Pool) removeAll(dir string) error {
+	if err := p.fs.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 func (p *Pool) makeBackupDir() error {
 	dir := p.path(backupDir)
 	if err := p.fs.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := p.fs.RemoveAll(p.path(backupDir, frozenDir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := p.removeAll(p.path(backupDir, frozenDir)); err != nil {
 		return err
 	}
 	return syncDir(p.fs, p.opts.Dir)
@@ -284,7 +292,7 @@ func (p *Pool) copySlot(s slot, lost uint64) error {
 	b.mu.Unlock()
 	made, old := p.slotPath(i)+".new", p.slotPath(i)+".old"
 	for _, dir := range []string{made, old} {
-		if err := p.fs.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := p.removeAll(dir); err != nil {
 			return err
 		}
 	}
@@ -301,9 +309,7 @@ func (p *Pool) copySlot(s slot, lost uint64) error {
 		err = p.swapSlot(i, s, lost, made, old)
 	}
 	for _, dir := range []string{made, old} {
-		if rerr := p.fs.RemoveAll(dir); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-			err = errors.Join(err, rerr)
-		}
+		err = errors.Join(err, p.removeAll(dir))
 	}
 	return err
 }

@@ -34,7 +34,7 @@ func (j *janitor) backUps() {
 			return
 		case <-tick:
 		}
-		if p.readOnly.Load() != nil || time.Now().Before(retry) || !p.backupDue() {
+		if p.whyReadOnly() != nil || time.Now().Before(retry) || !p.backupDue() {
 			continue
 		}
 		err := p.BackUp()
@@ -59,9 +59,6 @@ func (p *Pool) backupDue() bool {
 		return false
 	}
 	every := p.opts.BackUpEvery
-	if every == 0 {
-		every = backupEvery
-	}
 	have := p.Backups()
 	pos := uint64(p.state.position.Load())
 	if len(have) == 0 {
@@ -122,7 +119,15 @@ func (p *Pool) renewBackups() error {
 // unpinWhenShort gives the copies of the index up where the cleaner would soon
 // wait for a segment, for what it empties comes back only when no copy needs it.
 func (p *Pool) unpinWhenShort() error {
-	if p.log.Available() > keptSegments || p.space.pinned() == 0 && !p.space.hasUnreleased() || !p.giveUpBackups("segments are short") {
+	if p.log.Available() > keptSegments || p.space.pinned() == 0 && !p.space.hasUnreleased() {
+		return nil
+	}
+	return p.unpin()
+}
+
+// unpin gives the copies of the index up for the segments that they hold.
+func (p *Pool) unpin() error {
+	if !p.giveUpBackups("segments are short") {
 		return nil
 	}
 	return p.Checkpoint()

@@ -88,8 +88,6 @@ type (
 	node [512]atomic.Pointer[leaf]
 )
 
-const maxPages = 512 * 512 * 128
-
 // view is the pages of one line of versions as seen from its tip: a LUN's head,
 // or a frozen version that somebody reads. A snapshot of a head moves the view
 // on to the new head; its pages stay.
@@ -300,10 +298,4 @@ func (pg *page) dropLocked() bool {
 		s.CompareAndSwap(pg, nil)
 	}
 	return true
-}
-
-func (c *cache) pages() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.ring)
 }

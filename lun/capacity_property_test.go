@@ -26,8 +26,7 @@ type crowded struct {
 	names int
 	trace []string
 
-	refused, recycled, thickWrites int
-	over                           map[string]bool // areas that something other than a write took above their limit
+	refused, thickWrites int
 }
 
 func (c *crowded) logf(format string, args ...any) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"slices"
 
@@ -62,7 +61,7 @@ func (p *Pool) Check(ctx context.Context, progress func(done, total int64)) (Che
 	p.checks.Lock()
 	defer p.checks.Unlock()
 	dir := p.path(indexDir + ".check")
-	if err := p.fs.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := p.removeAll(dir); err != nil {
 		return CheckReport{}, err
 	}
 	c, err := p.freezeForCheck(dir)
@@ -70,7 +69,7 @@ func (p *Pool) Check(ctx context.Context, progress func(done, total int64)) (Che
 		return CheckReport{}, err
 	}
 	rep, err := p.checkFrozen(ctx, c, dir, progress)
-	return rep, errors.Join(err, p.fs.RemoveAll(dir))
+	return rep, errors.Join(err, p.removeAll(dir))
 }
 
 // freezeForCheck compares the ledger and links the index, at one instant.

@@ -80,7 +80,7 @@ func (j *janitor) cleaner() {
 // to stop: when somebody writes, or segments are short.
 func (j *janitor) defragPause(worked time.Duration) bool {
 	p := j.p
-	if p.clientBytes() != p.defrag.asked || p.pressure() > 0 || p.readOnly.Load() != nil {
+	if p.clientBytes() != p.defrag.asked || p.pressure() > 0 || p.whyReadOnly() != nil {
 		return true
 	}
 	j.pause(worked)
@@ -130,8 +130,8 @@ func (p *Pool) amplification() float64 {
 func (p *Pool) cleanRound(b *burst, idle bool) (more bool, err error) {
 	began, before := time.Now(), p.space.released.Load()
 	pressure := p.pressure()
-	if pressure > 0.5 && p.space.pinned() > 0 && p.giveUpBackups("segments are short") {
-		if err := p.Checkpoint(); err != nil {
+	if pressure > 0.5 && p.space.pinned() > 0 {
+		if err := p.unpin(); err != nil {
 			return false, err
 		}
 	}

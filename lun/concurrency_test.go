@@ -26,7 +26,6 @@ const (
 type writer struct {
 	lun    string
 	slots  []int // block numbers
-	erased []int // blocks that hold their stamp or nothing
 	n      uint64
 	acked  []atomic.Uint64 // by slot; durable only after a flush
 	issued []atomic.Uint64

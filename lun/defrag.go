@@ -98,7 +98,7 @@ func (p *Pool) defragDue() bool {
 		return false
 	}
 	d.quiet++
-	return d.quiet >= quietTicks && d.pages() > 0 && p.readOnly.Load() == nil
+	return d.quiet >= quietTicks && d.pages() > 0 && p.whyReadOnly() == nil
 }
 
 // defragment puts scattered pages together until none is left, the budget is spent, or
@@ -156,8 +156,7 @@ func (p *Pool) mayDefragment() (bool, error) {
 
 // gathered is what was read of a page, to be put together.
 type gathered struct {
-	placed []placed
-	owner  []cow.VersionID
+	placed []placed // version is the block's owner
 	bytes  []byte
 }
 
@@ -217,21 +216,21 @@ func (p *Pool) gather(v *view, num uint64, g *gathered) error {
 		e.loc[i], e.crc[i], owner[i] = x.Loc, x.CRC, x.Owner
 	}
 	pg.mu.Unlock()
-	for _, w := range scattered(&e.loc, p.defrag.least, nil) {
+	windows := scattered(&e.loc, p.defrag.least, nil)
+	for _, w := range windows {
 		p.prefetch(e.loc[w.from : w.from+windowBlocks])
 	}
-	for _, w := range scattered(&e.loc, p.defrag.least, nil) {
+	for _, w := range windows {
 		have, size := len(g.placed), len(g.bytes)
 		for i := w.from; i < w.from+windowBlocks; i++ {
 			if !cow.Stored(e.loc[i]) {
 				continue
 			}
 			g.placed = append(g.placed, placed{version: owner[i], block: num*cow.PageBlocks + uint64(i), loc: e.loc[i], crc: e.crc[i]})
-			g.owner = append(g.owner, owner[i])
 			g.bytes = g.bytes[:len(g.bytes)+blockSize]
 		}
 		if !p.readWindow(g.placed[have:], g.bytes[size:]) {
-			g.placed, g.owner, g.bytes = g.placed[:have], g.owner[:have], g.bytes[:size]
+			g.placed, g.bytes = g.placed[:have], g.bytes[:size]
 		}
 	}
 	return nil
@@ -262,8 +261,8 @@ func (p *Pool) readWindow(blocks []placed, b []byte) bool {
 // an owner of its own. Called with adminMu.
 func (p *Pool) livingOf(num uint64, g *gathered) ([]living, error) {
 	owned := map[cow.VersionID][]placed{}
-	for i, x := range g.placed {
-		owned[g.owner[i]] = append(owned[g.owner[i]], x)
+	for _, x := range g.placed {
+		owned[x.version] = append(owned[x.version], x)
 	}
 	branches := map[cow.BranchID][]cow.VersionID{}
 	for o := range owned {

@@ -96,6 +96,12 @@ func (o Options) withDefaults() Options {
 	if o.ListSnapshots == 0 {
 		o.ListSnapshots = 256
 	}
+	if o.BackUpEvery == 0 {
+		o.BackUpEvery = backupEvery
+	}
+	if o.ScrubEvery == 0 {
+		o.ScrubEvery = scrubEvery
+	}
 	return o
 }
 
@@ -255,14 +261,10 @@ func (p *Pool) writeIdentity() error {
 	if err != nil {
 		return err
 	}
-	tmp := p.path(identityFile + ".tmp")
-	if err := writeFile(p.fs, tmp, append(body, '\n')); err != nil {
+	if err := p.replaceFile(p.opts.Dir, identityFile, append(body, '\n')); err != nil {
 		return Errorf(ErrNotPool, "data folder %s cannot be written: %w", p.opts.Dir, err)
 	}
-	if err := p.fs.Rename(tmp, p.path(identityFile)); err != nil {
-		return err
-	}
-	return syncDir(p.fs, p.opts.Dir)
+	return nil
 }
 
 func (p *Pool) readIdentity() error {

@@ -105,12 +105,12 @@ func (p *Pool) probe(dir string, s *durable) error {
 // nothing else afterwards.
 func (p *Pool) rebuild(c indexCopy, sessions []session, firsts map[uint64]uint64, say func(string, int64, int64)) (err error) {
 	dir := p.path(rebuiltDir)
-	if err := p.fs.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := p.removeAll(dir); err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, p.fs.RemoveAll(dir))
+			err = errors.Join(err, p.removeAll(dir))
 		}
 	}()
 	done := int64(0)
@@ -209,18 +209,17 @@ func (p *Pool) boundRebuild() error {
 	return p.commitIndex(p.takeObjects(p.state.Position), p.overlay.swap())
 }
 
-// swapIndex puts the rebuilt index in the place of the damaged one, which is kept.
-func (p *Pool) swapIndex() (kept string, err error) {
-	kept = indexDir + ".damaged-" + p.now().UTC().Format("20060102T150405Z")
-	err = p.fs.Rename(p.path(indexDir), p.path(kept))
-	if errors.Is(err, fs.ErrNotExist) {
-		kept, err = "", nil
-	}
-	if err != nil {
-		return "", err
+// swapIndex puts the rebuilt index in the place of the damaged one, which is kept:
+// out then says where.
+func (p *Pool) swapIndex(out []string) ([]string, error) {
+	kept := p.path(indexDir + ".damaged-" + p.now().UTC().Format("20060102T150405Z"))
+	if err := p.fs.Rename(p.path(indexDir), kept); err == nil {
+		out = append(out, "the damaged index is kept in "+kept)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return out, err
 	}
 	if err := p.fs.Rename(p.path(rebuiltDir), p.path(indexDir)); err != nil {
-		return kept, err
+		return out, err
 	}
-	return kept, syncDir(p.fs, p.opts.Dir)
+	return out, syncDir(p.fs, p.opts.Dir)
 }

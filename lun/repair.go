@@ -80,11 +80,7 @@ func repairIndex(o Options, r RepairOptions) (out []string, salvaged bool, err e
 		if err := p.rebuild(c, sessions, firsts, r.Progress); err != nil {
 			return append(out, "copy not used: "+err.Error()), false, err
 		}
-		out = append(out, said)
-		kept, err := p.swapIndex()
-		if kept != "" {
-			out = append(out, "the damaged index is kept in "+p.path(kept))
-		}
+		out, err = p.swapIndex(append(out, said))
 		return append(out, p.lost...), false, err
 	}
 	if r.Salvage {
@@ -103,11 +99,7 @@ func (p *Pool) repairBySalvage(out []string, r RepairOptions) ([]string, error) 
 	if err != nil {
 		return out, err
 	}
-	out = append(out, said...)
-	kept, err := p.swapIndex()
-	if kept != "" {
-		out = append(out, "the damaged index is kept in "+p.path(kept))
-	}
+	out, err = p.swapIndex(append(out, said...))
 	return append(out, "the pool opens for reading only: "+salvageWarning), err
 }
 

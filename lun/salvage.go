@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 
@@ -48,7 +47,7 @@ type salvage struct {
 // salvageIndex makes index.new of the segments. Called with the lock held.
 func (p *Pool) salvageIndex(say func(string, int64, int64)) (out []string, err error) {
 	dir := p.path(rebuiltDir)
-	if err := p.fs.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := p.removeAll(dir); err != nil {
 		return nil, err
 	}
 	s := &salvage{p: p, tree: cow.NewTree(1), pages: map[uint64]map[cow.VersionID]struct{}{}, ends: map[cow.VersionID]uint64{}, paths: map[cow.VersionID]map[cow.BranchID]cow.VersionID{}}
@@ -67,7 +66,7 @@ func (p *Pool) salvageIndex(say func(string, int64, int64)) (out []string, err e
 	}
 	err = s.write(x, say)
 	if err = errors.Join(err, x.Close()); err != nil {
-		return nil, errors.Join(err, p.fs.RemoveAll(dir))
+		return nil, errors.Join(err, p.removeAll(dir))
 	}
 	out = append(out, fmt.Sprintf("%d LUNs were found", len(s.tree.LUNs())))
 	if len(lost) > 0 {

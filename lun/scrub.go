@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,17 +60,11 @@ func (d Damage) where() string {
 }
 
 // someNames lists the first names.
-func someNames(names []string, most int) (out string) {
-	for i, n := range names {
-		if i == most {
-			return out + " ..."
-		}
-		if i > 0 {
-			out += " "
-		}
-		out += n
+func someNames(names []string, most int) string {
+	if len(names) > most {
+		return strings.Join(names[:most], " ") + " ..."
 	}
-	return out
+	return strings.Join(names, " ")
 }
 
 // recordKey is the key of a page's record in the index.
@@ -111,14 +106,11 @@ func (s *scrubbing) stopScheduled() {
 // index and its copies. It goes on where an interrupted one stopped.
 func (p *Pool) Scrub(ctx context.Context, o ScrubOptions, progress func(done, total int64)) (ScrubReport, error) {
 	p.scrubs.stopScheduled()
-	if !p.scrubs.one.TryLock() {
-		for range 50 { // the scheduled one takes a moment to stop
-			time.Sleep(20 * time.Millisecond)
-			if p.scrubs.one.TryLock() {
-				return p.scrubHeld(ctx, o, progress, false)
-			}
+	for try := 0; !p.scrubs.one.TryLock(); try++ {
+		if try == 50 { // the scheduled one takes a moment to stop, not a second
+			return ScrubReport{}, Errorf(ErrBusy, "a scrub runs already; wait for it, or end the command that started it")
 		}
-		return ScrubReport{}, Errorf(ErrBusy, "a scrub runs already; wait for it, or end the command that started it")
+		time.Sleep(20 * time.Millisecond)
 	}
 	return p.scrubHeld(ctx, o, progress, false)
 }

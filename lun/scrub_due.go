@@ -45,11 +45,7 @@ func (j *janitor) scrubRound() {
 // scrubDue says whether a scheduled scrub was interrupted, or the last one, or
 // else the making of the pool, is long ago.
 func (p *Pool) scrubDue() bool {
-	every := p.opts.ScrubEvery
-	if every == 0 {
-		every = scrubEvery
-	}
-	s := p.readScrub()
+	every, s := p.opts.ScrubEvery, p.readScrub()
 	switch {
 	case !s.Started.IsZero() && s.Finished.IsZero() && s.Scheduled:
 		return true

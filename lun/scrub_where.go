@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"lunar/cow"
 	"lunar/store/index"
@@ -79,16 +80,14 @@ func (p *Pool) seenBy(id cow.VersionID, num uint64, i int, loc uint64) []string 
 
 // compareExports puts snapshots in front of LUNs.
 func compareExports(a, b string) int {
-	as, bs := slices.Contains([]byte(a), '@'), slices.Contains([]byte(b), '@')
-	switch {
-	case as != bs && as:
-		return -1
-	case as != bs:
+	as, bs := strings.Contains(a, "@"), strings.Contains(b, "@")
+	if as != bs {
+		if as {
+			return -1
+		}
 		return 1
-	case a < b:
-		return -1
 	}
-	return 1
+	return strings.Compare(a, b)
 }
 
 // files verifies the tables of the index and of its copies.

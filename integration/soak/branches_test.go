@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"lunar/integration/checker"
-	"lunar/integration/client"
 )
 
 const branchBlocks = 4096 // 16 MiB
@@ -14,7 +13,6 @@ const branchBlocks = 4096 // 16 MiB
 // branches is a LUN that goes through all that makes versions: a step a second, each checked by the hash of all it holds.
 type branches struct {
 	s     *soak
-	conn  *client.Conn
 	steps int
 	gen   uint64
 	now   [sha256.Size]byte            // the LUN, as of the last look
