@@ -71,7 +71,7 @@ test-rules: ## Import layers, file and function sizes
 	$(GOTEST) -v -run 'TestImports|TestSizes|TestPure' ./integration
 
 test-integration: build ## Black box tests of bin/lunar with real clients
-	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration ./integration/client ./integration/checker ./integration/soak
+	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration ./integration/client ./integration/checker ./integration/bench ./integration/soak
 
 test-guest: build ## A real Linux guest: nbd-client, ext4, xfs, power cuts
 	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration/guest
@@ -105,23 +105,23 @@ bin/gonbd: integration/bench/gonbd/main.go integration/bench/gonbd/go.mod
 	cd integration/bench/gonbd && CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/bin/gonbd .
 
 bench: tools build bin/gonbd ## lunar beside nbdkit, qemu-nbd and go-nbd, all rows of the target table, then bench-versions; writes docs/bench
-	go run ./integration/bench -lunar $(BIN) -out docs/bench
+	go run ./integration/bench -lunar $(BIN) -out docs/bench -docs docs/PERFORMANCE.md
 	$(MAKE) bench-versions
 
 bench-quick: tools build ## The main rows in about two minutes
 	go run ./integration/bench -lunar $(BIN) -out docs/bench -quick
 
 bench-versions: tools build ## Snapshots, rollbacks, clones, deletes at full size, beside qcow2 (up to an hour, 40 GB in /tmp)
-	go run ./integration/bench -lunar $(BIN) -out docs/bench -versions all
+	go run ./integration/bench -lunar $(BIN) -out docs/bench -docs docs/PERFORMANCE.md -versions all
 
 bench-versions-quick: tools build ## The same in small, a few minutes
 	go run ./integration/bench -lunar $(BIN) -out docs/bench -versions logical,head,miss,delete,merge,index,pause,clones -quick
 
 bench-versions-many: tools build ## 65,536 snapshots of one LUN
-	go run ./integration/bench -lunar $(BIN) -out docs/bench -versions many
+	go run ./integration/bench -lunar $(BIN) -out docs/bench -docs docs/PERFORMANCE.md -versions many
 
 bench-sizes: tools build ## 10,000 LUNs, maps larger than their cache, recovery (20 minutes, 40 GB in /tmp)
-	go run ./integration/bench -lunar $(BIN) -out docs/bench -sizes all
+	go run ./integration/bench -lunar $(BIN) -out docs/bench -docs docs/PERFORMANCE.md -sizes all
 
 bench-capacity: tools build ## Amplification by pool use, the way to an area's limit, disk beside the account (5 minutes, root)
 	LUNAR_FIGURES=$(CURDIR)/docs/bench LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 30m -run TestCapacityFigures ./integration/figures

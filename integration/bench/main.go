@@ -17,6 +17,7 @@ import (
 type bench struct {
 	lunar    string
 	out      string
+	docs     string
 	mode     string
 	size     int64
 	seconds  int
@@ -38,6 +39,7 @@ func main() {
 	var dir, servers string
 	flag.StringVar(&b.lunar, "lunar", "bin/lunar", "the binary to measure")
 	flag.StringVar(&b.out, "out", "docs/bench", "folder for the report (JSON, SVG, markdown)")
+	flag.StringVar(&b.docs, "docs", "", "document whose marked part is to show the tables, too (docs/PERFORMANCE.md)")
 	flag.StringVar(&dir, "dir", os.TempDir(), "folder for the servers' files")
 	flag.Int64Var(&b.size, "size", 1<<30, "bytes of the export")
 	flag.IntVar(&b.seconds, "seconds", 4, "seconds of each run, at least 1 (fio takes less for 0)")
@@ -102,7 +104,7 @@ func (b *bench) run(dir string) error {
 			return err
 		}
 	}
-	return b.report.write(b.out, os.Stdout)
+	return b.report.write(b.out, b.docs, os.Stdout)
 }
 
 // show prints a command line the first time that its kind is run.

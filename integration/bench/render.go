@@ -7,11 +7,14 @@ import (
 	"strings"
 )
 
-// markdown is the table for docs/PERFORMANCE.md.
-func (r *report) markdown() string {
+// markdown is the report as a document of its own.
+func (r *report) markdown() string { return fmt.Sprintf("# Bench, %s\n\n%s", r.Mode, r.body()) }
+
+// body is the report without its heading, as docs/PERFORMANCE.md includes it.
+func (r *report) body() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Bench, %s\n\n%s. %s. %d s x %d interleaved repeats on %d MiB, unix sockets, fio nbd engine, %s.\n",
-		r.Mode, r.Machine, r.Version, r.Seconds, r.Repeats, r.Size>>20, r.Time.Format("2006-01-02 15:04 UTC"))
+	fmt.Fprintf(&b, "%s. %s. %d s x %d interleaved repeats on %d MiB, unix sockets, fio nbd engine, %s.\n",
+		r.Machine, r.Version, r.Seconds, r.Repeats, r.Size>>20, r.Time.Format("2006-01-02 15:04 UTC"))
 	fmt.Fprintf(&b, "xN: median (smallest-largest) of the per-repeat ratios to %s. CPU: microseconds of the server for each operation (for nbdcopy each MiB).\n\n", r.order[0])
 	b.WriteString("| workload | target | not below |")
 	for _, kind := range r.order {

@@ -187,8 +187,8 @@ func (p pair) verdict() string {
 	return "below"
 }
 
-// write writes the JSON, the chart and the table, and prints the table.
-func (r *report) write(dir string, out io.Writer) error {
+// write writes the JSON, the charts and the tables into dir, the tables into docs if that is given, and prints them.
+func (r *report) write(dir, docs string, out io.Writer) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -203,6 +203,11 @@ func (r *report) write(dir string, out io.Writer) error {
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	if docs != "" {
+		if err := include(docs, "bench", r.body()); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"html"
 	"slices"
 	"strings"
 )
@@ -146,37 +145,24 @@ func (r *report) scaleTable() string {
 	return out.String()
 }
 
-var curveColours = []string{"#1565c0", "#00838f", "#c62828", "#ef6c00"}
-
-// scaleSVG draws the curves, each over its own numbers.
+// scaleSVG draws the curves: one panel for LUNs, one for connections.
 func (r *report) scaleSVG() string {
-	const width, height, left, top = 640, 320, 70, 50
-	most := 1.0
-	for _, c := range r.Curves {
-		for _, p := range c.Points {
-			most = max(most, p.Rate)
+	c := chart{title: "lunar, total 4K operations a second by LUNs and connections busy at once", below: r.Machine + ", " + r.Version}
+	for _, of := range []string{"LUNs", "connections"} {
+		p := panel{title: of}
+		for _, found := range r.Curves {
+			if found.Of != of {
+				continue
+			}
+			p.x = nil
+			l := line{name: found.Title}
+			for _, point := range found.Points {
+				p.x = append(p.x, fmt.Sprint(point.N))
+				l.values = append(l.values, point.Rate)
+			}
+			p.lines = append(p.lines, l)
 		}
+		c.panels = append(c.panels, p)
 	}
-	var out strings.Builder
-	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="13">`+"\n", left+width+220, top+height+60)
-	out.WriteString(`<rect width="100%" height="100%" fill="white"/>` + "\n")
-	fmt.Fprintf(&out, `<text x="10" y="22" font-size="16">lunar, total 4K operations a second by LUNs and connections busy at once</text>`+"\n")
-	fmt.Fprintf(&out, `<text x="10" y="40" fill="#555">%s</text>`+"\n", html.EscapeString(r.Machine+", "+r.Version))
-	for i := range 5 {
-		y := top + height - height*i/4
-		fmt.Fprintf(&out, `<line x1="%d" x2="%d" y1="%d" y2="%d" stroke="#ddd"/><text x="%d" y="%d" text-anchor="end">%.0fk</text>`+"\n", left, left+width, y, y, left-6, y+4, most*float64(i)/4/1000)
-	}
-	for k, c := range r.Curves {
-		colour := curveColours[k%len(curveColours)]
-		var line strings.Builder
-		for i, p := range c.Points {
-			x, y := left+40+(width-80)*i/max(len(c.Points)-1, 1), float64(top+height)-p.Rate/most*height
-			fmt.Fprintf(&line, "%d,%.1f ", x, y)
-			fmt.Fprintf(&out, `<circle cx="%d" cy="%.1f" r="4" fill="%s"/><text x="%d" y="%.1f" font-size="11" fill="%s">%d</text>`+"\n", x, y, colour, x+6, y-5, colour, p.N)
-		}
-		fmt.Fprintf(&out, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.TrimSpace(line.String()), colour)
-		fmt.Fprintf(&out, `<text x="%d" y="%d" fill="%s">%s, %s</text>`+"\n", left+width+10, top+20+20*k, colour, html.EscapeString(c.Title), c.Of)
-	}
-	out.WriteString("</svg>\n")
-	return out.String()
+	return c.svg()
 }

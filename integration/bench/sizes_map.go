@@ -2,10 +2,7 @@ package main
 
 import (
 	"fmt"
-	"html"
-	"math"
 	"os"
-	"strings"
 	"time"
 )
 
@@ -145,35 +142,16 @@ func (m *mapRun) tell(size int64) {
 
 // svg is the curve: the part of the speed that is left as the map outgrows its cache.
 func (m *mapRun) svg() string {
-	const left, top, width, height = 70, 60, 560, 280
-	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="13">`+"\n", left+width+230, top+height+60)
-	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
-	fmt.Fprintf(&b, `<text x="10" y="22" font-size="16">lunar: speed with index.cache %s as a part of that with %s</text>`+"\n", caches[1], caches[0])
-	fmt.Fprintf(&b, `<text x="10" y="42" fill="#555">%s</text>`+"\n", html.EscapeString(m.v.report.Machine))
-	most := 1.2
-	x := func(n int64) float64 {
-		first, last := math.Log2(float64(m.sizes[0])), math.Log2(float64(m.sizes[len(m.sizes)-1]))
-		return left + width*(math.Log2(float64(n))-first)/(last-first)
-	}
-	y := func(part float64) float64 { return top + height*(1-min(part, most)/most) }
-	for part := 0.0; part < most; part += 0.25 {
-		fmt.Fprintf(&b, `<line x1="%d" x2="%d" y1="%.1f" y2="%.1f" stroke="#ddd"/><text x="%d" y="%.1f" text-anchor="end">%.2f</text>`+"\n", left, left+width, y(part), y(part), left-8, y(part)+4, part)
-	}
+	p := panel{title: "by what is mapped (and its map as a multiple of the small cache)"}
 	for _, n := range m.sizes {
-		fmt.Fprintf(&b, `<text x="%.1f" y="%d" text-anchor="middle">%s</text>`+"\n", x(n), top+height+20, gib(n))
-		fmt.Fprintf(&b, `<text x="%.1f" y="%d" text-anchor="middle" fill="#555">%.1fx</text>`+"\n", x(n), top+height+38, float64(n>>21)*8/1024/5)
+		p.x = append(p.x, fmt.Sprintf("%s (%.1fx)", gib(n), float64(n>>21)*8/1024/5))
 	}
-	for i, r := range mapRows {
-		colour := []string{"#1565c0", "#2e7d32", "#c62828"}[i]
-		var points []string
+	for _, r := range mapRows {
+		l := line{name: r.Title}
 		for _, n := range m.sizes {
-			points = append(points, fmt.Sprintf("%.1f,%.1f", x(n), y(m.ratio(r, n))))
+			l.values = append(l.values, m.ratio(r, n))
 		}
-		fmt.Fprintf(&b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`+"\n", strings.Join(points, " "), colour)
-		fmt.Fprintf(&b, `<text x="%d" y="%d" fill="%s">%s</text>`+"\n", left+width+20, top+20+20*i, colour, html.EscapeString(r.Title))
+		p.lines = append(p.lines, l)
 	}
-	fmt.Fprintf(&b, `<text x="%d" y="%d" fill="#555">mapped, and the map as</text><text x="%d" y="%d" fill="#555">a multiple of the cache</text>`+"\n", left+width+20, top+height+20, left+width+20, top+height+38)
-	b.WriteString("</svg>\n")
-	return b.String()
+	return chart{title: fmt.Sprintf("lunar: speed with index.cache %s as a part of that with %s", caches[1], caches[0]), below: m.v.report.Machine, panels: []panel{p}}.svg()
 }

@@ -68,6 +68,9 @@ func together(s *server, a *admin) error {
 	return quiet(s)
 }
 
+// headKey is the name of a cell's samples; count is its column's title.
+func headKey(r row, count string) string { return r.ID + ", " + count }
+
 func headName(n int) string { return fmt.Sprintf("h%d", n) }
 
 // headLUN makes a LUN with the history of all, and n snapshots at its end.
@@ -106,7 +109,7 @@ func (v *versions) headRow(t *table, r row, s *server, counts []int) error {
 	}
 	cells := []string{r.Title}
 	for k, n := range counts {
-		m := t.sample(fmt.Sprintf("%s, %d snapshots", r.ID, n), each(samples[k], rate))
+		m := t.sample(headKey(r, t.Columns[k+1]), each(samples[k], rate))
 		text := fmt.Sprintf("%.0f/s", m)
 		if r.large() {
 			text = fmt.Sprintf("%.0f MB/s", m/1e6)

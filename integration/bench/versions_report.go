@@ -92,11 +92,12 @@ type versionsReport struct {
 	name    string
 	order   []part
 	version string
+	docs    string // the document that includes it, if any
 }
 
 func newVersionsReport(b *bench, name string, order []part) versionsReport {
 	of := newReport(b)
-	r := versionsReport{path: filepath.Join(b.out, name), name: name, order: order, version: of.Version}
+	r := versionsReport{path: filepath.Join(b.out, name), name: name, order: order, version: of.Version, docs: b.docs}
 	if b.quick {
 		r.path += "-quick"
 	}
@@ -129,17 +130,29 @@ func (r *versionsReport) write() error {
 	if err != nil {
 		return err
 	}
-	for end, text := range map[string]string{".json": string(text) + "\n", ".md": r.markdown(), ".svg": r.svg()} {
+	files := map[string]string{".json": string(text) + "\n", ".md": r.markdown(), ".svg": r.svg()}
+	if growth := r.growth(); len(growth.panels) > 0 {
+		files["-growth.svg"] = growth.svg()
+	}
+	for end, text := range files {
 		if err := os.WriteFile(r.path+end, []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
-	return nil
+	if r.docs == "" {
+		return nil
+	}
+	return include(r.docs, r.name, r.body())
 }
 
 func (r *versionsReport) markdown() string {
+	return fmt.Sprintf("# %s\n\n%s", strings.ToUpper(r.name[:1])+r.name[1:], r.body())
+}
+
+// body is the report without its heading, as a document includes it.
+func (r *versionsReport) body() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# %s\n\n%s. Times are medians.\n", strings.ToUpper(r.name[:1])+r.name[1:], r.Machine)
+	fmt.Fprintf(&b, "%s. Times are medians.\n", r.Machine)
 	for _, t := range r.Tables {
 		b.WriteString(t.markdown())
 	}
