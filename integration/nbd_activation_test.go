@@ -3,7 +3,6 @@ package integration
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -98,5 +97,5 @@ func TestSocketActivation(t *testing.T) {
 	if served.Load() < int64(restarts)*10 {
 		t.Errorf("only %d connections were served", served.Load())
 	}
-	t.Log(fmt.Sprintf("%d restarts: %d connections served, %d told ERR_SHUTDOWN, %d ended between requests", restarts, served.Load(), told.Load(), cut.Load()))
+	t.Logf("%d restarts: %d connections served, %d told ERR_SHUTDOWN, %d ended between requests", restarts, served.Load(), told.Load(), cut.Load())
 }

@@ -158,10 +158,10 @@ func TestThousandsOfSnapshots(t *testing.T) {
 		t.Errorf("after a round, to come back: %+v", r)
 	}
 	refs = refs[10:]
-	before, shown := p.Status().UsedBytes, int64(0)
+	before := p.Status().UsedBytes
 	rep, err := p.DeleteSnapshots(bg, refs, DeleteOptions{Wait: true})
 	must(t, err)
-	if shown = before - p.Status().UsedBytes; shown != rep.FreedBytes {
+	if shown := before - p.Status().UsedBytes; shown != rep.FreedBytes {
 		t.Errorf("foreseen %d bytes, freed %d", rep.FreedBytes, shown)
 	}
 	clean(t, p)

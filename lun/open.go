@@ -172,7 +172,7 @@ func (p *Pool) path(names ...string) string {
 // openFolder makes or reads the folder's identity and takes its lock.
 func (p *Pool) openFolder() error {
 	names, err := p.fs.List(p.opts.Dir)
-	fresh := false
+	var fresh bool
 	switch {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return Errorf(ErrNotPool, "data folder %s cannot be read: %w", p.opts.Dir, err)

@@ -174,7 +174,7 @@ func (s *story) parse(text string, whole int64) int64 {
 	if text == "none" {
 		return NoLimit
 	}
-	unit := int64(1)
+	var unit int64
 	number := strings.TrimRight(text, "%KMGT")
 	switch text[len(number):] {
 	case "%":

@@ -41,7 +41,7 @@ func (s *admin) importLUN(w http.ResponseWriter, r *http.Request) error {
 		return writeJSON(w, info)
 	}
 	if _, undo := s.pool.DeleteLUN(ctx, req.Name, true); undo != nil {
-		err = fmt.Errorf("%w; the half-made LUN %s could not be removed: %v", err, req.Name, undo)
+		err = fmt.Errorf("%w; the half-made LUN %s could not be removed: %w", err, req.Name, undo)
 	}
 	writeError(w, unlessStopping(r.Context(), err))
 	if rc.Flush() == nil {

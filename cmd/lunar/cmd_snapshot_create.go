@@ -76,7 +76,7 @@ func runSnapshotCreate(cmd *cobra.Command, a *app, args []string, o snapshotCrea
 		if err != nil {
 			return err
 		}
-		body.Targets = append(body.Targets, lun.SnapshotRequest{LUN: ref.LUN, Name: ref.Name})
+		body.Targets = append(body.Targets, lun.SnapshotRequest(ref))
 	}
 	hooked := o.pre != "" || o.post != ""
 	if cmd.Flags().Changed("hook-timeout") && !hooked {

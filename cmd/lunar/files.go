@@ -31,7 +31,7 @@ func ownFileShare(listeners int) (fileShare, error) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
 		return fileShare{}, fmt.Errorf("limit of open files: %w", err)
 	}
-	return shareFiles(int(min(uint64(r.Cur), 1<<30)), listeners)
+	return shareFiles(int(min(r.Cur, 1<<30)), listeners)
 }
 
 // connections is how many a listener may have where the configuration says want;

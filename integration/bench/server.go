@@ -173,7 +173,7 @@ func (s *server) disk() int64 {
 
 // stop ends the server and removes its files.
 func (s *server) stop() error {
-	s.end() //nolint:errcheck // servers that die of the signal report it as a failure
+	s.end() // servers that die of the signal report it as a failure
 	return os.RemoveAll(s.dir)
 }
 

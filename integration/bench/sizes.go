@@ -46,7 +46,7 @@ func (v *versions) luns() (table, error) {
 		if err := w.Write(w.block, w.random.Int64N(w.Size/4096)*4096, false); err != nil {
 			return t, err
 		}
-		w.Disconnect() //nolint:errcheck // the server may have closed first
+		w.Disconnect() // the server may have closed first
 	}
 	took := time.Since(began)
 	t.row("made and written", took.Round(time.Millisecond).String(), millis(ms(took)/float64(count)))
@@ -136,7 +136,7 @@ func (v *versions) recovery() (table, error) {
 			return err
 		}
 		s.cmd.Process.Kill()
-		s.cmd.Wait() //nolint:errcheck // killed
+		s.cmd.Wait() // killed
 		took, err := timed(func() error { return s.run(s.uri) })
 		if err != nil {
 			return err

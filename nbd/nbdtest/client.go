@@ -139,7 +139,7 @@ func (c *Client) Gone() error {
 	n, err := c.Conn.Read(make([]byte, 1))
 	var timeout net.Error
 	if n > 0 || errors.As(err, &timeout) && timeout.Timeout() {
-		return fmt.Errorf("the connection is still open (%d bytes, %v)", n, err)
+		return fmt.Errorf("the connection is still open (%d bytes, %w)", n, err)
 	}
 	return nil
 }
