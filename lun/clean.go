@@ -137,8 +137,8 @@ func (p *Pool) emptySegment(number uint64) (moved int64, err error) {
 	if err != nil {
 		return 0, p.damaged(number, err)
 	}
-	slices.SortStableFunc(all, func(a, b placed) int {
-		return cmp.Or(cmp.Compare(a.version, b.version), cmp.Compare(a.block, b.block))
+	slices.SortFunc(all, func(a, b placed) int {
+		return cmp.Or(cmp.Compare(a.version, b.version), cmp.Compare(a.block, b.block), cmp.Compare(a.loc, b.loc))
 	})
 	for len(all) > 0 {
 		n := 1

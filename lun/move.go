@@ -59,14 +59,57 @@ func (p *Pool) living(num uint64, ps []placed, out []living) ([]living, error) {
 	if v == nil {
 		return out, nil // freed
 	}
+	group := p.tree.Group(canon, nil)
+	if v.State == cow.Head && len(group) == 1 {
+		if found, ok := p.livingInHead(v, num, ps, out); ok {
+			return found, nil
+		}
+	}
 	p.settle(v.Branch, num, canon, nil)
 	var err error
-	for _, raw := range p.tree.Group(canon, nil) {
+	for _, raw := range group {
 		if out, err = p.livingUnder(holder{raw, p.tree.Version(raw).Branch}, num, ps, out); err != nil {
 			return out, err
 		}
 	}
 	return out, nil
+}
+
+// livingInHead is living for a head that has its page in memory, unsaved changes
+// included: looking it up in the index would cost several times what copying the
+// blocks does. ok is false where only the stored records tell.
+func (p *Pool) livingInHead(v *cow.Version, num uint64, ps []placed, out []living) (found []living, ok bool) {
+	p.viewMu.Lock()
+	head := p.heads[v.LUN]
+	p.viewMu.Unlock()
+	if head == nil {
+		return out, false
+	}
+	pg := head.resident(num)
+	if pg == nil {
+		return out, false
+	}
+	defer pg.unpin()
+	pg.mu.Lock()
+	defer pg.mu.Unlock()
+	if pg.err != nil || pg.Head != v.ID {
+		return out, false
+	}
+	found = out
+	for _, x := range ps {
+		e := pg.At(int(x.block % cow.PageBlocks))
+		switch {
+		case e.Loc != x.loc:
+			continue
+		case e.Owner != v.ID:
+			return out, false
+		}
+		if x.birth == 0 {
+			x.birth = max(segment.Seq(pg.Applied), 1)
+		}
+		found = append(found, living{x, holder{v.ID, v.Branch}})
+	}
+	return found, true
 }
 
 // livingUnder appends those of the blocks whose entries are stored with one holder.
