@@ -1,6 +1,7 @@
 package lun
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -43,6 +44,18 @@ func (p *Pool) waitForSpace(lun cow.LUNID, d reservation.Decision, w *spaceWait)
 	case <-time.After(250 * time.Millisecond):
 	}
 	return p.writable()
+}
+
+// fitsInParts says whether a request that was refused for want of area may fit if it comes in parts: a part of it in the area
+// gives the oldest snapshot something to free, and without that snapshot the rest needs no area.
+func (p *Pool) fitsInParts(lun cow.LUNID, d reservation.Decision, refused error) bool {
+	if d.Reason != reservation.AreaFull || !errors.Is(refused, ErrNoSpace) {
+		return false
+	}
+	p.treeMu.RLock()
+	defer p.treeMu.RUnlock()
+	l := p.tree.LUN(lun)
+	return l != nil && l.OnFull == OnFullRecycle
 }
 
 func (p *Pool) spaceWait() time.Duration {

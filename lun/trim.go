@@ -145,7 +145,13 @@ func (v *Volume) erase(block, n uint64, how erasure) (segment.Seq, error) {
 			return 0, nil
 		}
 		if err := v.pool.waitForSpace(v.view.lun, d, &wait); err != nil {
-			return 0, err
+			if n == 1 || !v.pool.fitsInParts(v.view.lun, d, err) {
+				return 0, err
+			}
+			if _, err := v.erase(block, n/2, how); err != nil {
+				return 0, err
+			}
+			return v.erase(block+n/2, n-n/2, how)
 		}
 	}
 }

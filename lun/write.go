@@ -64,7 +64,8 @@ type writeOp struct {
 	crcs    []uint32
 	extents []segment.Extent
 	last    segment.Seq
-	now     bool // fail with errWouldWait rather than wait
+	now     bool      // fail with errWouldWait rather than wait
+	until   time.Time // the end of waiting for space, once it began
 	// A read-modify-write read these locations; mapping fails if they changed.
 	edges []edge
 }
@@ -80,7 +81,7 @@ var writePool = sync.Pool{New: func() any { return new(writeOp) }}
 func (w *writeOp) release() {
 	w.unpin()
 	w.v, w.crcs, w.extents, w.edges, w.last = nil, w.crcs[:0], w.extents[:0], w.edges[:0], 0
-	w.now = false
+	w.now, w.until = false, time.Time{}
 	writePool.Put(w)
 }
 
@@ -168,7 +169,7 @@ func (w *writeOp) blocks(p []byte, block uint64, owned bool) error {
 	for i := range n {
 		w.crcs = append(w.crcs, segment.Checksum(p[i*blockSize:(i+1)*blockSize]))
 	}
-	var wait spaceWait
+	wait := spaceWait{until: w.until}
 	for {
 		d, done, err := w.attempt(p, block, owned)
 		if done {
@@ -182,7 +183,10 @@ func (w *writeOp) blocks(p []byte, block uint64, owned bool) error {
 			err = errWouldWait
 		}
 		if err == nil {
-			err = v.pool.waitForSpace(v.view.lun, d, &wait)
+			if err = v.pool.waitForSpace(v.view.lun, d, &wait); n > 1 && v.pool.fitsInParts(v.view.lun, d, err) {
+				w.until = wait.until
+				return w.halves(p, block, owned)
+			}
 		}
 		if err != nil {
 			if owned && err != errWouldWait {
@@ -191,6 +195,19 @@ func (w *writeOp) blocks(p []byte, block uint64, owned bool) error {
 			return err
 		}
 	}
+}
+
+// halves writes a request in two parts, each of them a request of its own as if the client had sent it so.
+func (w *writeOp) halves(p []byte, block uint64, owned bool) error {
+	if owned {
+		defer w.v.Discard(p)
+	}
+	half := len(p) / blockSize / 2
+	if err := w.blocks(p[:half*blockSize], block, false); err != nil {
+		return err
+	}
+	w.unpin()
+	return w.blocks(p[half*blockSize:], block+uint64(half), false)
 }
 
 // attempt writes if there is space for it. Otherwise it leaves no log credit
@@ -229,6 +246,9 @@ func (w *writeOp) tryMap(p []byte, block uint64, owned bool) (d reservation.Deci
 	}
 	defer w.unlockPages()
 	for _, e := range w.edges {
+		if e.block < block || e.block >= block+uint64(n) {
+			continue // in the other half
+		}
 		loc, crc := w.pageOf(e.block).Lookup(int(e.block % cow.PageBlocks))
 		if loc != e.loc || crc != e.crc {
 			return d, false, errChanged
