@@ -265,8 +265,10 @@ func (p *Pool) headroom(capacity int64) int64 {
 // indexBytes is what the index takes, and at least what is kept for it: it grows
 // with what is written, inside promises too, and while it rewrites its tables it
 // takes more for a moment.
-func (p *Pool) indexBytes() int64 {
-	capacity := p.state.capacity()
+func (p *Pool) indexBytes() int64 { return p.indexBytesAt(p.state.capacity()) }
+
+// indexBytesAt is the same with another capacity.
+func (p *Pool) indexBytesAt(capacity int64) int64 {
 	return max(int64(p.index.DiskBytes())+p.backups.bytes(), min(capacity/64+6*p.memTable(), capacity/8))
 }
 

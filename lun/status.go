@@ -357,7 +357,7 @@ func (p *Pool) SetCapacity(_ context.Context, bytes int64) error {
 // resize changes the capacity in memory, unless what is promised and used does not
 // fit any more. The next checkpoint makes it durable.
 func (p *Pool) resize(bytes int64) error {
-	if err := p.ledger.SetCapacity(bytes / blockSize); err != nil {
+	if err := p.ledger.SetCapacity(bytes/blockSize, p.indexBytesAt(bytes)/blockSize); err != nil {
 		kind := ErrNoSpace
 		if errors.Is(err, reservation.ErrInvalid) {
 			kind = ErrInvalid
@@ -365,6 +365,5 @@ func (p *Pool) resize(bytes int64) error {
 		return Errorf(kind, "capacity %s: %w", human(bytes), err)
 	}
 	p.state.room.Store(bytes)
-	p.ledger.SetIndex(p.indexBytes() / blockSize)
 	return nil
 }

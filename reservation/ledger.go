@@ -96,21 +96,21 @@ func (l *Ledger) given() int64 { return l.sum.charged + l.shared + l.index + l.h
 // free is what nobody was promised and nobody uses. It is negative when the pool is over.
 func (l *Ledger) free() int64 { return l.capacity - l.given() }
 
-// SetCapacity changes the size of the pool, and with it the headroom. It is refused below what is promised and used; growing is
-// not, even where it does not suffice.
-func (l *Ledger) SetCapacity(capacity int64) error {
+// SetCapacity changes the size of the pool, and with it the headroom and what is set aside for the index. It is refused below what
+// is promised and used; growing is not, even where it does not suffice.
+func (l *Ledger) SetCapacity(capacity, index int64) error {
 	if capacity <= 0 || capacity > maxBlocks {
 		return fmt.Errorf("%w: capacity of %d blocks is not between 1 and %d", ErrInvalid, capacity, int64(maxBlocks))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	headroom := l.headroomOf(capacity)
-	taken := l.given() - l.headroom - l.foreign
+	taken := l.given() - l.headroom - l.foreign - l.index + index
 	if short := taken + headroom - capacity; short > 0 && capacity < l.capacity {
 		return fmt.Errorf("%w: with a capacity of %s, %s of it headroom, %s lack for what is promised and used, which is %s: delete something, lower a reserve, or choose a larger capacity",
 			ErrNoSpace, Human(capacity), Human(headroom), Human(short), Human(taken))
 	}
-	l.capacity, l.headroom = capacity, headroom
+	l.capacity, l.headroom, l.index = capacity, headroom, index
 	return nil
 }
 

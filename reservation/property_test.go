@@ -292,14 +292,14 @@ func (w *world) alter(t *testing.T, l *Ledger, id uint64) {
 }
 
 func (w *world) resizePool(t *testing.T, l *Ledger) {
-	capacity := 60 + w.rng.Int64N(80)
-	least := w.given() - w.foreign - testHeadroom(w.capacity) + testHeadroom(capacity)
-	err := l.SetCapacity(capacity)
+	capacity, index := 60+w.rng.Int64N(80), w.rng.Int64N(8)
+	least := w.given() - w.foreign - w.index + index - testHeadroom(w.capacity) + testHeadroom(capacity)
+	err := l.SetCapacity(capacity, index)
 	if (err == nil) != (capacity >= w.capacity || least <= capacity) {
 		t.Errorf("SetCapacity(%d) says %v with %d given", capacity, err, least)
 	}
 	if err == nil {
-		w.capacity = capacity
+		w.capacity, w.index = capacity, index
 	}
 }
 

@@ -63,7 +63,7 @@ func (s *story) run() string {
 	case "try-policy":
 		return s.policy(s.l.TryPolicy)
 	case "capacity":
-		return s.result(s.l.SetCapacity(s.amount("to", 0)))
+		return s.result(s.l.SetCapacity(s.amount("to", 0), s.l.Totals().Index))
 	case "remove":
 		s.l.Remove(s.id())
 	case "dissolve":

@@ -133,7 +133,7 @@ func (l *Log) admit(ctx context.Context, r request) error {
 	}
 	if l.limit > 0 && r.cost.room > int64(l.limit)*int64(l.blocks-1) {
 		l.mu.Unlock()
-		return fmt.Errorf("%w: %d bytes at a time, below a limit of %d segments", ErrTooLarge, r.cost.memory, l.limit)
+		return fmt.Errorf("%w: %d bytes at a time, below a limit of %d segments", ErrFull, r.cost.memory, l.limit)
 	}
 	w := newWaiter(r)
 	l.queueOf(w).push(w)

@@ -140,7 +140,7 @@ func TestTooLargeForLimit(t *testing.T) {
 	opts := memOptions(crashable(t))
 	opts.MaxSegments = func() int { return 4 }
 	l := mustOpen(t, opts, 1, nil, 0)
-	if err := l.Admit(context.Background(), 1000, 1); !errors.Is(err, ErrTooLarge) {
+	if err := l.Admit(context.Background(), 1000, 1); !errors.Is(err, ErrFull) {
 		t.Fatalf("admitted with %v", err)
 	}
 }

@@ -21,14 +21,14 @@ var (
 	// failed. What was not synced may be lost; only reopening tells.
 	ErrFailed error = &sentinel{"the log has failed and takes no more writes", syscall.EIO}
 	// ErrFull is returned by Admit when its context ended while there was no
-	// segment to write to.
+	// segment to write to, and at once for an admission that the limit of segments can never take.
 	ErrFull error = &sentinel{"no segment is free", syscall.ENOSPC}
 	// ErrClosed is returned by everything after Close.
 	ErrClosed error = &sentinel{"the log is closed", syscall.ESHUTDOWN}
 	// ErrInvalid marks a call that breaks the rules of this package.
 	ErrInvalid error = &sentinel{"invalid use of the log", syscall.EINVAL}
 	// ErrTooLarge is returned for a structural entry longer than a segment
-	// or a record's header can take, and for an admission that can never fit.
+	// or a record's header can take.
 	ErrTooLarge error = &sentinel{"too large for the log", syscall.EINVAL}
 	// ErrNoPunch is returned where the file system cannot give back a part of a file.
 	ErrNoPunch error = &sentinel{"the file system cannot punch holes", syscall.ENOTSUP}
