@@ -269,6 +269,9 @@ func (c *checker) counters() {
 		}
 	}
 	for n, u := range p.space.segs {
+		if u.holes.stored+u.stored > int64(p.space.blocks) {
+			c.add("segment "+segment.Name(n), "%d blocks of it are mapped, and %d are holes, of %d", u.stored, u.holes.stored, p.space.blocks)
+		}
 		if u.stored != 0 && c.segs[n] == 0 {
 			c.add("segment "+segment.Name(n), "no block of it is mapped, its row says %d", u.stored)
 		}

@@ -19,6 +19,7 @@ const (
 	objectVersion = 'V'
 	objectBranch  = 'B'
 	objectForward = 'W' // by forgotten id: where its blocks went
+	objectHoles   = 'H' // by segment: how many of its blocks are holes
 )
 
 const (
@@ -310,10 +311,13 @@ func (p *Pool) stageSegments(b *index.Batch, pend pending, gen *generation) (com
 				b.DeleteSegment(n)
 			}
 			after = append(after, func() { u.stored, u.row, u.dead = 0, false, old })
+			after = append(after, s.stageHoles(b, n, u, 0))
+			continue
 		case !u.row || u.rowed != stored || u.rowSealed != old:
 			b.SetSegment(n, row{live: stored, sealed: old, info: u.info}.marshal())
 			after = append(after, func() { u.stored, u.row, u.rowed, u.rowSealed, u.dead = stored, true, stored, old, false; u.died = 0 })
 		}
+		after = append(after, s.stageHoles(b, n, u, u.holes.made))
 	}
 	return func() {
 		s.mu.Lock()
@@ -343,9 +347,14 @@ func (p *Pool) releaseSegments() {
 	p.grace.wait()
 	for _, n := range dead {
 		s.mu.Lock()
+		whole := s.segs[n].holes.made == 0
 		delete(s.segs, n)
 		s.mu.Unlock()
-		if err := p.log.Release(n, p.log.Stats().Free >= p.spares()); err != nil {
+		release := p.log.Discard
+		if whole {
+			release = func(n uint64) error { return p.log.Release(n, p.log.Stats().Free >= p.spares()) }
+		}
+		if err := release(n); err != nil {
 			p.event("segment-release", "", "segment could not be released: "+err.Error())
 			continue
 		}

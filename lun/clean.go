@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 
 	"lunar/cow"
@@ -25,14 +26,15 @@ func (p *Pool) victims() []victim {
 	var out []victim
 	for n, u := range s.segs {
 		if live := u.live.Load(); u.sealed && uint64(u.info.Last) < pos && live > 0 && !u.damaged {
-			out = append(out, victim{n, live, full, pos - uint64(u.info.Last)})
+			out = append(out, victim{n, live, max(full-u.holes.gone(), 1), pos - uint64(u.info.Last)})
 		}
 	}
 	return out
 }
 
-// Clean gives dead space back now: it moves what is live out of segments that
-// are less than 97 % live, and releases them: then the disk and the ledger agree.
+// Clean gives dead space back now: it makes holes where it can, moves what is live
+// out of segments that are less than 97 % live all the same, and releases them:
+// then the disk and the ledger agree.
 func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 	if err := p.writable(); err != nil {
 		return p.Status(), err
@@ -44,6 +46,9 @@ func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 		return p.Status(), p.logError(err)
 	}
 	if err := p.Checkpoint(); err != nil {
+		return p.Status(), err
+	}
+	if _, _, err := p.planHoles(1<<30, vainLooks); err != nil {
 		return p.Status(), err
 	}
 	// One pass: what is moved now is as dense as it gets.
@@ -58,6 +63,9 @@ func (p *Pool) Clean(context.Context) (PoolStatus, error) {
 	}
 	p.cleaned(done, moved)
 	if err := p.renewBackups(); err != nil {
+		return p.Status(), err
+	}
+	if err := p.makeHoles(); err != nil {
 		return p.Status(), err
 	}
 	if err := p.log.DropSpares(0); err != nil { // with a ballast they become that
@@ -112,7 +120,23 @@ type placed struct {
 
 // emptySegment moves every live block of a segment.
 func (p *Pool) emptySegment(number uint64) (moved int64, err error) {
-	var all []placed
+	all, err := p.placedIn(number)
+	if err != nil {
+		return 0, p.damaged(number, err)
+	}
+	for ps := range byPage(all) {
+		k, err := p.movePage(ps)
+		if err != nil {
+			return moved, err
+		}
+		moved += k
+	}
+	return moved, nil
+}
+
+// placedIn lists the blocks of a segment as its headers describe them, by version
+// and block; none if it was released meanwhile, since it had died.
+func (p *Pool) placedIn(number uint64) (all []placed, err error) {
 	err = p.log.Scan(number, func(h *segment.Header, at int64) error {
 		loc := number*p.space.blocks + uint64(at/blockSize) + 1
 		seq := h.First
@@ -132,26 +156,28 @@ func (p *Pool) emptySegment(number uint64) (moved int64, err error) {
 		return nil
 	})
 	if !p.space.has(number) {
-		return 0, nil // released meanwhile: it had died
-	}
-	if err != nil {
-		return 0, p.damaged(number, err)
+		return nil, nil
 	}
 	slices.SortFunc(all, func(a, b placed) int {
 		return cmp.Or(cmp.Compare(a.version, b.version), cmp.Compare(a.block, b.block), cmp.Compare(a.loc, b.loc))
 	})
-	for len(all) > 0 {
-		n := 1
-		for n < len(all) && all[n].version == all[0].version && all[n].block/cow.PageBlocks == all[0].block/cow.PageBlocks {
-			n++
+	return all, err
+}
+
+// byPage yields what one version wrote of one page, from a list of placedIn.
+func byPage(all []placed) iter.Seq[[]placed] {
+	return func(yield func([]placed) bool) {
+		for len(all) > 0 {
+			n := 1
+			for n < len(all) && all[n].version == all[0].version && all[n].block/cow.PageBlocks == all[0].block/cow.PageBlocks {
+				n++
+			}
+			if !yield(all[:n]) {
+				return
+			}
+			all = all[n:]
 		}
-		k, err := p.movePage(all[:n])
-		if err != nil {
-			return moved, err
-		}
-		moved, all = moved+k, all[n:]
 	}
-	return moved, nil
 }
 
 // damaged keeps the cleaner from a segment that it cannot read; what is in it

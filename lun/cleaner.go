@@ -62,6 +62,11 @@ func (j *janitor) cleaner() {
 		if burst.over(p) {
 			burst.report(p)
 		}
+		if idle && p.whyReadOnly() == nil {
+			if err := p.idleHoles(); err != nil {
+				p.event("clean", "", "giving dead blocks back stopped: "+err.Error())
+			}
+		}
 		if idle && p.pressure() == 0 && p.defragDue() {
 			if err := p.defragment(j.defragPause); err != nil {
 				p.event("defragment", "", "putting blocks together stopped: "+err.Error())

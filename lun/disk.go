@@ -24,7 +24,7 @@ func (p *Pool) look() (d disk) {
 		return d
 	}
 	d.ok, d.avail = true, int64(min(du.AvailBytes, 1<<62))
-	toTake := p.state.capacity() - int64(p.index.DiskBytes()) - p.backups.bytes() - p.files()*p.id.SegmentBytes - p.ballast.bytes()
+	toTake := p.state.capacity() - int64(p.index.DiskBytes()) - p.backups.bytes() - p.files()*p.id.SegmentBytes + p.space.given.Load()*blockSize - p.ballast.bytes()
 	d.missing = max(toTake-d.avail, 0)
 	if d.missing < p.state.capacity()/100 {
 		d.missing = 0 // the file system's own bookkeeping
@@ -41,9 +41,10 @@ func (p *Pool) files() int64 {
 }
 
 // maxSegments is how many segment files there may be: as many as the capacity has
-// room for beside the index, and no more than the file system has.
+// room for beside the index, with what holes in others gave back, and no more than
+// the file system has.
 func (p *Pool) maxSegments() int {
-	n := p.aboveFiles(max((p.state.capacity()-p.indexShare())/p.id.SegmentBytes, 8))
+	n := p.aboveFiles(max((p.state.capacity()-p.indexShare())/p.id.SegmentBytes, 8) + p.space.given.Load()/int64(p.space.blocks))
 	if d := p.look(); d.ok && p.logNow.Load() != nil {
 		n = min(n, p.files()+max(d.avail-p.indexRoom(), 0)/p.id.SegmentBytes+p.ballast.forLog())
 	}

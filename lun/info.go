@@ -97,6 +97,7 @@ type PoolStatus struct {
 
 	Backups     []BackupInfo `json:"index_backups,omitempty"`
 	PinnedBytes int64        `json:"pinned_bytes,omitempty"` // of segments that only copies of the index need
+	HoleBytes   int64        `json:"hole_bytes,omitempty"`   // given back to the file system out of segments that are in use
 }
 
 // Problem is one finding of a check.

@@ -69,7 +69,7 @@ func (p *Pool) loadCatalogue() error {
 		return Errorf(ErrCorrupt, "index: %w", err)
 	}
 	p.space.highest = max(p.space.highest, p.state.Highest)
-	return nil
+	return p.loadHoles()
 }
 
 func (p *Pool) loadTree() error {

@@ -114,6 +114,8 @@ type Pool struct {
 	spaceBack broadcast
 	pace      pace
 	defrag    defrag
+	holeLooks holeLooks                   // cleaner only
+	holesFail atomic.Bool                 // the file system can make none
 	high      atomic.Int64                // available segments from which on there is no pressure
 	logNow    atomic.Pointer[segment.Log] // log, for those who are called before Open has returned
 	ballast   *ballast

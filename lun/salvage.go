@@ -1,6 +1,7 @@
 package lun
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -29,6 +30,7 @@ type piece struct {
 	segment.Entry
 	birth segment.Seq
 	loc   uint64
+	dead  []bool // blocks that became holes; nil: none did
 }
 
 // salvage collects what the segments tell.
@@ -89,6 +91,7 @@ func (s *salvage) collect(say func(string, int64, int64)) error {
 	var changes []change
 	for i, n := range numbers {
 		say("reading the segments", int64(i), int64(len(numbers)))
+		first := len(s.pieces)
 		err := segment.ScanFile(o, n, func(h *segment.Header, at int64) error {
 			s.epoch, s.last = max(s.epoch, h.Epoch), max(s.last, h.Last())
 			loc := n*s.p.space.blocks + uint64(at/blockSize) + 1
@@ -107,7 +110,7 @@ func (s *salvage) collect(say func(string, int64, int64)) error {
 					if e.Kind == segment.Moved {
 						birth = e.Birth
 					}
-					s.pieces = append(s.pieces, piece{e, birth, loc})
+					s.pieces = append(s.pieces, piece{e, birth, loc, nil})
 				}
 				loc += uint64(e.PayloadBlocks())
 			}
@@ -116,6 +119,7 @@ func (s *salvage) collect(say func(string, int64, int64)) error {
 		if err != nil {
 			s.bad = append(s.bad, fmt.Sprintf("segment %s cannot be read to its end: %v", segment.Name(n), err))
 		}
+		s.findHoles(n, s.pieces[first:])
 	}
 	slices.SortStableFunc(s.pieces, func(a, b piece) int { return cmp.Compare(a.birth, b.birth) })
 	slices.SortFunc(changes, func(a, b change) int { return cmp.Compare(a.seq, b.seq) })
@@ -142,6 +146,34 @@ func (s *salvage) structure(number uint64, block int64, e segment.Entry) (c cow.
 		}
 	}
 	return c, json.Unmarshal(b[:e.Block], &c)
+}
+
+// findHoles marks the blocks of a segment's entries that read as the zeros that they
+// do not hold: they were dead, and their space was given back.
+func (s *salvage) findHoles(number uint64, pieces []piece) {
+	if segment.Whole(s.p.logOptions(), number) {
+		return
+	}
+	f, err := s.p.fs.Open(s.p.path(segmentDir, segment.Name(number)))
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	b, zeros := make([]byte, blockSize), make([]byte, blockSize)
+	ofZeros := segment.Checksum(zeros)
+	for i := range pieces {
+		x := &pieces[i]
+		for k, crc := range x.CRCs {
+			n, err := f.ReadAt(b, int64((x.loc+uint64(k))%s.p.space.blocks)*blockSize)
+			if err != nil || n < len(b) || crc == ofZeros || !bytes.Equal(b, zeros) {
+				continue
+			}
+			if x.dead == nil {
+				x.dead = make([]bool, len(x.CRCs))
+			}
+			x.dead[k] = true
+		}
+	}
 }
 
 // complete makes a tree of what is known, with LUNs for what nothing names. It

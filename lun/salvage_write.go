@@ -86,10 +86,10 @@ func (s *salvage) piece(b *index.Batch, e *piece) {
 		for at := max(e.Block, first); at < min(e.Block+e.Count, first+cow.PageBlocks); at++ {
 			i := int(at - first)
 			r.Set.Add(i)
-			switch e.Kind {
-			case segment.Zero:
+			switch {
+			case e.Kind == segment.Zero:
 				r.Loc[i] = cow.Zero
-			case segment.Trim:
+			case e.Kind == segment.Trim || e.dead != nil && e.dead[at-e.Block]:
 				r.Loc[i] = 0
 			default:
 				r.Loc[i], r.CRC[i] = e.loc+at-e.Block, e.CRCs[at-e.Block]

@@ -209,6 +209,17 @@ func (s *sim) clean() {
 	s.do("clean", false, nil, func() error { _, err := s.p.Clean(bg); return err })
 }
 
+// holes makes holes, and nothing else that cleaning does.
+func (s *sim) holes() {
+	s.t.Helper()
+	s.do("holes", false, nil, func() error {
+		if _, _, err := s.p.planHoles(100, 100); err != nil {
+			return err
+		}
+		return s.p.makeHoles()
+	})
+}
+
 // publish begins the merges that are due and leaves it at that.
 func (s *sim) publish() {
 	s.t.Helper()
@@ -356,6 +367,32 @@ var simWorks = []struct {
 		s.clean()
 		s.write("a", 2, 2, true)
 	}},
+	{"holes", func(s *sim) {
+		s.create("a", false)
+		s.create("b", true)
+		for at := 0; at < 24; at += 3 {
+			s.write("a", at, 3, false)
+			s.write("b", at/3, 1, true)
+		}
+		one := s.snapshot("b")
+		s.erase("trim", "b", 0, 4)
+		s.write("b", 4, 4, true)
+		s.clean() // the snapshot holds them
+		s.delete(SnapshotRef{"b", one})
+		s.reclaim()
+		s.holes()
+		s.write("a", 3, 4, false)
+		s.holes()
+		s.write("a", 6, 3, true)
+		s.holes()
+		s.checkpoint()
+		s.write("b", 0, 8, false)
+		s.holes()
+		s.reopen()
+		s.write("a", 10, 2, true)
+		s.clean()
+		s.write("b", 2, 2, true)
+	}},
 }
 
 // step is one random operation.
@@ -401,8 +438,10 @@ func (s *sim) step() {
 		s.checkpoint()
 	case k < 92:
 		s.reclaim()
-	case k < 96:
+	case k < 94:
 		s.clean()
+	case k < 96:
+		s.holes()
 	case k < 97:
 		s.publish()
 	case k < 98:

@@ -17,6 +17,7 @@ type space struct {
 	mu       sync.Mutex
 	segs     map[uint64]*usage
 	highest  uint64
+	given    atomic.Int64 // blocks of holes, as the durable checkpoint knows them
 	released atomic.Int64
 	emptied  atomic.Int64 // segments that lost their last block since the last checkpoint began
 }
@@ -35,6 +36,7 @@ type usage struct {
 	damaged   bool   // the cleaner could not read it
 	dead      bool   // the durable checkpoint neither points into it nor replays it
 	died      uint64 // nothing is mapped, but a copy of the index may need it: since this commit; 0 otherwise
+	holes     holes
 }
 
 func newSpace(segmentBytes int64) *space {
@@ -123,16 +125,20 @@ func (s *space) takeDead() (out []uint64) {
 	return out
 }
 
-// pinned is how many segments wait for newer copies of the index only.
+// pinned is how many segments wait for newer copies of the index only, with what
+// is to become holes in others.
 func (s *space) pinned() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	planned := uint64(0)
 	for _, u := range s.segs {
 		if u.died != 0 {
 			n++
+		} else if u.holes.since != 0 {
+			planned += uint64(u.holes.planned() - u.holes.made)
 		}
 	}
-	return n
+	return n + int((planned+s.blocks-1)/s.blocks)
 }
 
 // totals returns the payload and live blocks of sealed segments and their number.
@@ -145,7 +151,7 @@ func (s *space) totals() (payload, live int64, sealed int) {
 			continue // nothing that cleaning could give back
 		}
 		if u.sealed {
-			payload += int64(u.info.Blocks)
+			payload += int64(u.info.Blocks) - u.holes.made
 			sealed++
 		} else {
 			payload += u.live.Load()

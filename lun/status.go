@@ -287,6 +287,7 @@ func (p *Pool) Status() PoolStatus {
 	if p.log != nil {
 		st.Segments = p.log.Stats().Files
 	}
+	st.HoleBytes = p.space.given.Load() * blockSize
 	st.Backups, st.PinnedBytes = p.Backups(), int64(p.space.pinned())*p.id.SegmentBytes
 	if r := p.whyReadOnly(); r != nil {
 		st.State, st.Reason = "read-only", r

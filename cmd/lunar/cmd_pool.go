@@ -43,6 +43,9 @@ func writePool(w io.Writer, p lun.PoolStatus) error {
 	}
 	f.add("LUN sizes", fmt.Sprintf("%s, %.2f times the capacity", humanAndExact(p.ProvisionedBytes), p.OverCommit))
 	f.add("dead", humanAndExact(p.DeadBytes))
+	if p.HoleBytes > 0 {
+		f.add("holes", humanAndExact(p.HoleBytes)+", given back out of segments in use")
+	}
 	if r := p.Reclaim; r.Running || r.Pending > 0 {
 		f.add("coming back", reclaimText(r))
 	}

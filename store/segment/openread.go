@@ -25,6 +25,21 @@ func OpenRead(opts Options) (*Log, error) {
 	return l, nil
 }
 
+// Whole says whether the file of a segment is known to have all of its space, so
+// that nothing in it is a hole.
+func Whole(opts Options, number uint64) bool {
+	opts, err := opts.withDefaults()
+	if err != nil {
+		return false
+	}
+	f, err := opts.FS.Open(opts.path(number))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return allocated(f, opts.SegmentBytes)
+}
+
 // DropSpares removes the files of free segments but keep of them: those that were
 // freed last, which are the likeliest to be cached.
 func (l *Log) DropSpares(keep int) error {
@@ -38,7 +53,7 @@ func (l *Log) DropSpares(keep int) error {
 	l.mu.Unlock()
 	var errs []error
 	for _, n := range free {
-		err := l.releaseFile(n, true)
+		err := l.releaseFile(n, true, true)
 		errs = append(errs, err)
 		l.mu.Lock()
 		delete(l.releasing, n)

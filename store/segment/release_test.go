@@ -18,13 +18,13 @@ func TestPunchAndMissingFiles(t *testing.T) {
 	opts.Dir = t.TempDir()
 	l := mustOpen(t, opts, 1, nil, 0)
 	out := putBlocks(t, l, 1, 0, 6, 1)
-	if err := l.Punch(1, 1, 2); !errors.Is(err, ErrInvalid) {
+	if err := l.Punch(1, Run{1, 2}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("punched the open segment: %v", err)
 	}
 	if err := l.Rotate(); err != nil {
 		t.Fatal(err)
 	}
-	err := l.Punch(1, 1, 2)
+	err := l.Punch(1, Run{1, 2})
 	if errors.Is(err, ErrNoPunch) {
 		t.Skip("this file system cannot punch")
 	}
@@ -45,7 +45,7 @@ func TestPunchAndMissingFiles(t *testing.T) {
 		t.Errorf("the file has %d bytes in %d sectors: %v", info.Size(), info.Sys().(*syscall.Stat_t).Blocks, err)
 	}
 	for i, err := range []error{
-		l.Punch(77, 1, 1), l.Punch(1, 15, 2), l.Punch(1, -1, 2), l.Release(77, false), l.Read(p, l.opts.loc(77, 1)),
+		l.Punch(77, Run{1, 1}), l.Punch(1, Run{15, 2}), l.Punch(1, Run{-1, 2}), l.Release(77, false), l.Read(p, l.opts.loc(77, 1)),
 		l.Scan(77, func(*Header, int64) error { return nil }),
 	} {
 		if err == nil {
@@ -63,7 +63,7 @@ func TestPunchInMemory(t *testing.T) {
 	if err := l.Rotate(); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Punch(1, 1, 2); !errors.Is(err, ErrNoPunch) || !errors.Is(err, syscall.ENOTSUP) {
+	if err := l.Punch(1, Run{1, 2}); !errors.Is(err, ErrNoPunch) || !errors.Is(err, syscall.ENOTSUP) {
 		t.Errorf("got %v", err)
 	}
 }
