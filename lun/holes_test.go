@@ -1,8 +1,12 @@
 package lun
 
 import (
+	"bytes"
 	"slices"
+	"syscall"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"lunar/store/segment"
 )
@@ -155,4 +159,53 @@ func TestHolesAndRepair(t *testing.T) {
 			}
 		}
 	}
+}
+
+// On the file system of this machine the space does come back.
+func TestHolesOnDisk(t *testing.T) {
+	p, err := Open(bg, Options{FS: vfs.Default, Dir: t.TempDir(), Manual: true, SegmentBytes: 4 << 20, Capacity: 1 << 30})
+	must(t, err)
+	t.Cleanup(p.Abandon)
+	var vs []*Volume
+	for _, lun := range []string{"a", "b"} {
+		newLUNT(t, p, CreateLUN{Name: lun, SizeBytes: 16 << 20})
+		vs = append(vs, vol(t, p, lun))
+	}
+	for i := range int64(16) {
+		must(t, vs[0].WriteAt(pat(192, 1), i<<20, false))
+		must(t, vs[1].WriteAt(pat(64, 2), i<<18, false))
+	}
+	must(t, p.log.Rotate())
+	must(t, p.Checkpoint())
+	must(t, vs[1].Trim(0, 16<<20, true))
+	disk := func() (n int64) {
+		names, err := p.fs.List(p.path(segmentDir))
+		must(t, err)
+		for _, name := range names {
+			var st syscall.Stat_t
+			must(t, syscall.Stat(p.path(segmentDir, name), &st))
+			n += st.Blocks * 512
+		}
+		return n
+	}
+	before := disk()
+	must(t, p.idleHoles())
+	if p.holesFail.Load() {
+		t.Skip("the file system of the temporary folder cannot make holes")
+	}
+	made := p.Status().HoleBytes
+	if came := before - disk(); made < 2<<20 || came < made*9/10 {
+		t.Errorf("%d bytes are holes, and %d came back", made, came)
+	}
+	b := make([]byte, 192*blockSize)
+	for i := range int64(16) {
+		must(t, vs[0].ReadAt(b, i<<20))
+		if !bytes.Equal(b, pat(192, 1)) {
+			t.Errorf("MiB %d is not what was written", i)
+		}
+	}
+	for _, v := range vs {
+		v.Close()
+	}
+	checkT(t, p)
 }

@@ -111,7 +111,11 @@ func (l *Log) Punch(number uint64, runs ...Run) error {
 		delete(l.releasing, number)
 		l.mu.Unlock()
 	}()
-	if err := l.punchFile(l.opts.path(number), runs); err != nil {
+	err = l.punchFile(l.opts.path(number), runs)
+	if errors.Is(err, errSync) { // as with any other segment
+		return l.fail("syncing segment "+Name(number), err)
+	}
+	if err != nil {
 		return fmt.Errorf("punching segment %s: %w", Name(number), err)
 	}
 	return nil
@@ -130,5 +134,5 @@ func (l *Log) punchFile(path string, runs []Run) error {
 			return errors.Join(err, f.Close())
 		}
 	}
-	return errors.Join(retryInterrupted(f.Sync), f.Close())
+	return errors.Join(syncError(retryInterrupted(f.Sync)), f.Close())
 }
