@@ -40,6 +40,7 @@ func TestCleaningUnderOverwrites(t *testing.T) {
 	m.snap("a", "s")
 	written := m.p.Status().IndexWrittenBytes
 	for round := range 6 {
+		m.p.holesFail.Store(true) // it is moves that are tested
 		var wg sync.WaitGroup
 		wrote := make([][]delta, 4)
 		for i := range wrote {

@@ -349,6 +349,7 @@ var simWorks = []struct {
 		s.checkpoint()
 	}},
 	{"cleaner", func(s *sim) {
+		s.p.holesFail.Store(true) // it moves
 		s.create("a", false)
 		s.write("a", 0, 24, false)
 		one := s.snapshot("a")
