@@ -64,6 +64,8 @@ type pending struct {
 	versions map[cow.VersionID]*cow.Version
 	branches map[cow.BranchID]*cow.Branch
 	forwards map[cow.VersionID]cow.VersionID
+	entries  int64 // of the log that it covers, and their blocks
+	blocks   int64
 }
 
 // Checkpoint writes what changed in the maps to the index, with the position of
@@ -91,11 +93,23 @@ func (p *Pool) tryCheckpoint() error {
 	if err := p.writable(); err != nil {
 		return err
 	}
+	return p.endCheckpoint(p.beginCheckpoint())
+}
+
+// beginCheckpoint chooses the position. Writers go on.
+func (p *Pool) beginCheckpoint() pending {
 	entries, blocks := p.entries.Load(), p.appended.Load()
 	p.space.emptied.Store(0)
 	p.gate.lock()
 	pend := p.takeObjects(uint64(p.log.Next()))
 	p.gate.unlock()
+	pend.entries, pend.blocks = entries, blocks
+	return pend
+}
+
+// endCheckpoint commits what the maps hold by now, which may be more than what
+// the position covers.
+func (p *Pool) endCheckpoint(pend pending) error {
 	for _, v := range p.allViews() {
 		p.takeDirty(v)
 	}
@@ -114,8 +128,8 @@ func (p *Pool) tryCheckpoint() error {
 		p.fail(err)
 		return err
 	}
-	p.entries.Add(-entries)
-	p.appended.Add(-blocks)
+	p.entries.Add(-pend.entries)
+	p.appended.Add(-pend.blocks)
 	p.cache.shrink()
 	p.releaseSegments()
 	p.spaceBack.wake()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -272,13 +273,24 @@ func TestIdentifiersOfALostSnapshotDoNotComeBack(t *testing.T) {
 		o.FS, o.PlainWrites = errorfs.Wrap(m.fs, c), true
 		p, err := Open(context.Background(), o)
 		m.check(err, "open")
-		c.armed = func(op errorfs.Op) bool { return op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSync }
+		l, err := p.tree.LUNByName("a")
+		m.check(err, "LUN")
+		head := l.Head
+		written := false // the snapshot's record, which the sync behind it makes durable
+		c.armed = func(op errorfs.Op) bool {
+			inLog := strings.HasSuffix(op.Path, ".seg")
+			written = written || inLog && op.Kind == errorfs.OpFileWriteAt
+			return written && inLog && (op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSync)
+		}
 		if _, err := p.CreateSnapshots(context.Background(), []SnapshotRequest{{LUN: "a", Name: "lost"}}, SnapshotOptions{}); err == nil {
 			t.Fatal("a snapshot whose sync failed was reported as taken")
 		}
-		l, err := p.tree.LUNByName("a")
+		l, err = p.tree.LUNByName("a")
 		m.check(err, "LUN")
 		lost := l.Head
+		if lost == head {
+			t.Fatal("no identifier was handed out")
+		}
 		p.Abandon()
 		if c.saved == nil {
 			t.Fatal("the snapshot did not sync")

@@ -155,7 +155,11 @@ type simStop struct{}
 // afterFailure: the live pool serves what was acknowledged; and so does one that is opened again.
 func (s *sim) afterFailure(where string, op crashfs.Op, hit, synced bool) {
 	s.t.Helper()
+	inLog := hit && synced && strings.HasSuffix(op.Path, ".seg") && !s.reopened
 	ok := s.p.Status().State == "ok"
+	for began := time.Now(); inLog && ok && time.Since(began) < 10*time.Second; ok = s.p.Status().State == "ok" {
+		time.Sleep(time.Millisecond) // the log's own goroutines are about to say so
+	}
 	got, want := s.read(where), s.latest()
 	if s.dead != nil {
 		want = s.dead.shows
@@ -163,7 +167,7 @@ func (s *sim) afterFailure(where string, op crashfs.Op, hit, synced bool) {
 	if why := got.diff(want); why != "" {
 		s.fatalf("%s: %s", where, why)
 	}
-	if hit && synced && strings.HasSuffix(op.Path, ".seg") && ok && !s.reopened {
+	if inLog && ok {
 		s.fatalf("%s the pool is still ok", where)
 	}
 	if !ok && s.dead == nil { // it failed behind the last operation

@@ -70,22 +70,26 @@ func fail(err error) {
 
 // overlay writes the mutant beside the source, and the file that tells go to take it.
 func (m mutant) overlay(dir string) (string, error) {
-	text, err := os.ReadFile(m.file)
-	if err != nil {
-		return "", err
+	replace := map[string]string{}
+	for i, e := range m.edits {
+		text, err := os.ReadFile(e.file)
+		if err != nil {
+			return "", err
+		}
+		if n := strings.Count(string(text), e.old); n != 1 {
+			return "", fmt.Errorf("%s holds the text to be changed %d times", e.file, n)
+		}
+		wrong := filepath.Join(dir, fmt.Sprintf("wrong%d.go", i))
+		if err := os.WriteFile(wrong, []byte(strings.Replace(string(text), e.old, e.new, 1)), 0o600); err != nil {
+			return "", err
+		}
+		path, err := filepath.Abs(e.file)
+		if err != nil {
+			return "", err
+		}
+		replace[path] = wrong
 	}
-	if n := strings.Count(string(text), m.old); n != 1 {
-		return "", fmt.Errorf("%s holds the text to be changed %d times", m.file, n)
-	}
-	wrong := filepath.Join(dir, "wrong.go")
-	if err := os.WriteFile(wrong, []byte(strings.Replace(string(text), m.old, m.new, 1)), 0o600); err != nil {
-		return "", err
-	}
-	path, err := filepath.Abs(m.file)
-	if err != nil {
-		return "", err
-	}
-	body, err := json.Marshal(map[string]map[string]string{"Replace": {path: wrong}})
+	body, err := json.Marshal(map[string]map[string]string{"Replace": replace})
 	if err != nil {
 		return "", err
 	}
