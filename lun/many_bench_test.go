@@ -58,7 +58,9 @@ func manyDeletes(b *testing.B, n int, size int64) {
 	_, err = p.DeleteLUN(bg, "a", true)
 	must(b, err)
 	answered = time.Since(began)
-	must(b, p.WaitReclaim(bg))
+	for p.Status().UsedBytes > 0 { // nobody waits for it: at half speed
+		time.Sleep(10 * time.Millisecond)
+	}
 	b.Logf("LUN with %d snapshots deleted, answered in %v, back in %v", n/2, answered, time.Since(began))
 	b.ReportMetric(float64(time.Since(began).Microseconds())/float64(n/2), "us/dropped")
 }

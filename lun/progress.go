@@ -33,7 +33,11 @@ type reclaiming struct {
 	running     bool
 	since       time.Time
 	bounds      map[cow.VersionID]int64 // what a look at a hidden version left; guarded by mu
+	owed        time.Duration           // worked since the last rest; guarded by Pool.reclaimMu
 }
+
+// shortestRest is the least that pace waits: a shorter one takes longer than it says.
+const shortestRest = 10 * time.Millisecond
 
 func (r *reclaiming) seen(id cow.VersionID) int64 {
 	r.mu.Lock()
@@ -99,12 +103,17 @@ func (r *reclaiming) end() {
 // waits for space.
 func (r *reclaiming) pace(worked time.Duration, quit <-chan struct{}) {
 	if r.urgent.Load() > 0 {
+		r.owed = 0
+		return
+	}
+	if r.owed += min(worked, 20*time.Millisecond); r.owed < shortestRest {
 		return
 	}
 	select {
-	case <-time.After(min(worked, 20*time.Millisecond)):
+	case <-time.After(r.owed):
 	case <-quit:
 	}
+	r.owed = 0
 }
 
 // Reclaiming describes what is being given back now.

@@ -2,8 +2,10 @@ package lun
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -14,6 +16,9 @@ const (
 	// sweepBatch is how many pages are merged or freed between two looks at
 	// whether somebody waits for a structural operation.
 	sweepBatch = 64
+	// freeTogether is how many versions are freed in one walk over the pages: each
+	// may have a record of a page, and structural operations wait for one page.
+	freeTogether = 1024
 	// mergesPerChange bounds a change to what fits one record of the log.
 	mergesPerChange = 200
 )
@@ -126,11 +131,8 @@ func (p *Pool) sweep(r *round) error {
 		}
 		r.empty = append(r.empty, empty...)
 	}
-	for _, id := range r.free {
-		p.reclaiming.versions.Add(1)
-		if err := p.sweepFree(id); err != nil {
-			return err
-		}
+	if err := p.sweepFree(r.free); err != nil {
+		return err
 	}
 	for _, id := range r.hidden {
 		p.reclaiming.versions.Add(1)
@@ -274,8 +276,12 @@ func (p *Pool) uncharge(payer cow.LUNID, n int64) {
 // sweepPages calls fn for each page with adminMu held, a batch at a time. It
 // keeps to its share of the time, and lets a checkpoint take what is in memory.
 func (p *Pool) sweepPages(nums []uint64, begin func() error, fn func(num uint64) (freed int64, err error)) error {
+	return p.sweepBatches(sweepBatch, nums, begin, fn)
+}
+
+func (p *Pool) sweepBatches(size int, nums []uint64, begin func() error, fn func(num uint64) (freed int64, err error)) error {
 	p.reclaiming.total.Add(int64(len(nums)))
-	for batch := range slices.Chunk(nums, sweepBatch) {
+	for batch := range slices.Chunk(nums, size) {
 		began := time.Now()
 		err := p.sweepOne(batch, begin, fn)
 		if err == nil {
@@ -313,41 +319,74 @@ func (p *Pool) sweepOne(batch []uint64, begin func() error, fn func(num uint64) 
 	return nil
 }
 
-// sweepFree gives back everything that a version without children owns.
-func (p *Pool) sweepFree(id cow.VersionID) error {
+// sweepFree gives back everything that versions without children own: branch by
+// branch, and page by page of all of a branch, so that a LUN with thousands of
+// snapshots goes in one walk over its records.
+func (p *Pool) sweepFree(ids []cow.VersionID) error {
+	branches := map[cow.BranchID][]cow.VersionID{}
 	p.treeMu.RLock()
-	group := p.tree.Group(id, nil)
-	p.treeMu.RUnlock()
-	for _, raw := range group {
-		nums, err := p.changes(raw)
-		if err != nil {
-			return err
+	for _, id := range ids {
+		for _, raw := range p.tree.Group(id, nil) {
+			b := p.tree.Version(raw).Branch
+			branches[b] = append(branches[b], raw)
 		}
-		if err := p.sweepPages(nums, nil, func(num uint64) (int64, error) { return p.freeRecord(raw, num) }); err != nil {
-			return err
+	}
+	p.treeMu.RUnlock()
+	p.reclaiming.versions.Add(int64(len(ids)))
+	for b, raws := range branches {
+		slices.Sort(raws)
+		for some := range slices.Chunk(raws, freeTogether) {
+			if err := p.sweepFreeOn(b, some); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (p *Pool) freeRecord(raw cow.VersionID, num uint64) (int64, error) {
-	branch := p.tree.Version(raw).Branch
-	var r cow.Record
-	ok, err := p.ownRecord(branch, num, raw, &r)
-	if err != nil || !ok {
-		return 0, err
+// sweepFreeOn does it for versions of one branch, oldest first.
+func (p *Pool) sweepFreeOn(b cow.BranchID, raws []cow.VersionID) error {
+	nums, _, err := p.pagesOf(raws, allPages, math.MaxInt)
+	if err != nil {
+		return err
 	}
+	in := map[cow.VersionID]bool{}
+	for _, raw := range raws {
+		in[raw] = true
+	}
+	size := max(1, min(sweepBatch, 4*sweepBatch/len(raws)))
+	return p.sweepBatches(size, nums, nil, func(num uint64) (int64, error) {
+		return p.freeRecords(b, num, raws[len(raws)-1], raws[0], in)
+	})
+}
+
+// freeRecords frees what some versions of a branch, newest to oldest, have of a page.
+func (p *Pool) freeRecords(b cow.BranchID, num uint64, newest, oldest cow.VersionID, in map[cow.VersionID]bool) (freed int64, err error) {
+	it := p.records(b, num, newest)
+	for it.next() && it.version >= oldest {
+		if !in[it.version] {
+			continue
+		}
+		if err := it.record(); err != nil {
+			return freed, errors.Join(err, it.close())
+		}
+		freed += p.freeRecord(holder{it.version, b}, num, &it.rec)
+	}
+	return freed, it.close()
+}
+
+func (p *Pool) freeRecord(h holder, num uint64, r *cow.Record) int64 {
 	segs := map[uint64]int64{}
-	p.countSegments(&r, segs, -1)
-	n := chargedBlocks(&r)
+	p.countSegments(r, segs, -1)
+	n := chargedBlocks(r)
 	p.overlay.mu.Lock()
-	p.overlay.putLocked(pageKey{branch, num}, op{raw, opDelete, nil})
-	p.overlay.countLocked(raw, counts{owned: -n})
+	p.overlay.putLocked(pageKey{h.branch, num}, op{h.raw, opDelete, nil})
+	p.overlay.countLocked(h.raw, counts{owned: -n})
 	p.giveBackLocked(segs)
 	p.overlay.mu.Unlock()
-	p.counter.of(raw).add(counts{owned: -n})
-	p.uncharge(p.tree.Payer(raw), n)
-	return n, nil
+	p.counter.of(h.raw).add(counts{owned: -n})
+	p.uncharge(p.tree.Payer(h.raw), n)
+	return n
 }
 
 // giveBackLocked books changes of the use of segments. Called with overlay.mu.
