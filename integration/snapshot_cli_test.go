@@ -300,7 +300,9 @@ func TestDiffAndCloneOfLUN(t *testing.T) {
 	if lines := strings.Count(s.Lunar("diff", "d@a", "d@b"), "\n"); lines != 4 {
 		t.Errorf("the table has %d lines, want a head and three", lines)
 	}
-	s.Refused([]string{"different LUNs"}, "diff", "d@a", "e@b")
+	s.Lunar("lun", "create", "e", "1M")
+	s.Lunar("snapshot", "create", "e@b")
+	s.Refused([]string{"no version in common"}, "diff", "d@a", "e@b")
 
 	// A clone of a LUN is taken while it is attached, without a snapshot that anybody sees.
 	s.Lunar("clone", "d", "copy")
@@ -314,6 +316,10 @@ func TestDiffAndCloneOfLUN(t *testing.T) {
 	}
 	if l := s.LUN("copy"); l.UsedBytes != 0 || l.Parent == nil || *l.Parent != "d" {
 		t.Errorf("the clone: %+v, want nothing charged and d as its parent", l)
+	}
+	// One family: from the LUN's snapshot to the clone, what the LUN had changed before it was cloned.
+	if got := diff("d@a", "copy"); fmt.Sprint(got) != fmt.Sprint(append(want, part{63 * mib, 8192, "data"})) {
+		t.Errorf("diff from d@a to the clone: %v", got)
 	}
 	s.Refused([]string{"copy", "exists already"}, "clone", "d", "copy")
 	s.Refused([]string{"nobody"}, "clone", "nobody", "x")

@@ -108,7 +108,12 @@ type SnapshotRef struct {
 	Name string `json:"name"`
 }
 
-func (r SnapshotRef) String() string { return r.LUN + "@" + r.Name }
+func (r SnapshotRef) String() string {
+	if r.Name == "" {
+		return r.LUN
+	}
+	return r.LUN + "@" + r.Name
+}
 
 // DeleteOptions: DryRun computes only; Wait returns when the space is back; Force
 // deletes protected snapshots and disconnects clients.

@@ -7,19 +7,22 @@ import (
 	"lunar/cow"
 )
 
-// Diff reports the ranges in which snapshot b, or the head for "", differs from
-// snapshot a, in order. Its cost follows what changed between the two.
-func (p *Pool) Diff(_ context.Context, lun, a, b string, fn func(DiffRange) error) error {
-	va, err := p.OpenVolume(lun, a)
+// Diff reports the ranges in which b differs from a, in order; a name "" is the head. Both are of one family: of one LUN, or
+// of LUNs that were cloned from each other. Its cost follows what changed between the two.
+func (p *Pool) Diff(_ context.Context, a, b SnapshotRef, fn func(DiffRange) error) error {
+	va, err := p.OpenVolume(a.LUN, a.Name)
 	if err != nil {
 		return err
 	}
 	defer va.Close()
-	vb, err := p.OpenVolume(lun, b)
+	vb, err := p.OpenVolume(b.LUN, b.Name)
 	if err != nil {
 		return err
 	}
 	defer vb.Close()
+	if a.LUN != b.LUN && !p.related(va.view, vb.view) {
+		return Errorf(ErrRefused, "%s and %s have no version in common: neither was cloned from the other, or what they shared is gone; compare their content instead", a, b)
+	}
 	var out error
 	m := merger{to: max(va.Size(), vb.Size()), fn: func(off, n int64, hole, _ bool) bool {
 		kind := "data"
@@ -144,6 +147,20 @@ func (p *Pool) takePaths(views ...*view) {
 	for _, v := range list {
 		p.takeDirty(v)
 	}
+}
+
+// related says whether two versions go back to the same one.
+func (p *Pool) related(a, b *view) bool {
+	p.treeMu.RLock()
+	defer p.treeMu.RUnlock()
+	root := func(id cow.VersionID) cow.VersionID {
+		v := p.tree.Version(id)
+		for up := p.tree.Version(v.Parent); up != nil; up = p.tree.Version(v.Parent) {
+			v = up
+		}
+		return v.ID
+	}
+	return root(a.version) == root(b.version)
 }
 
 // between lists the pages that the versions between two of one family changed:

@@ -440,9 +440,10 @@ func (s *story) limit(f []string) (string, error) {
 
 func (s *story) diff(f []string) (string, error) {
 	from := exports(f[1:2])[0]
-	_, to, _ := strings.Cut(f[2], "@")
+	lun, snap, _ := strings.Cut(f[2], "@")
+	to := SnapshotRef{lun, snap}
 	var out []string
-	err := s.p.Diff(bg, from.LUN, from.Name, to, func(d DiffRange) error {
+	err := s.p.Diff(bg, from, to, func(d DiffRange) error {
 		out = append(out, fmt.Sprintf("%s+%s %s", s.units(d.Offset), s.units(d.Length), d.Kind))
 		return nil
 	})

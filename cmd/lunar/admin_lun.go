@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"net/http"
 	"time"
 
@@ -119,14 +120,16 @@ func (s *admin) clone(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *admin) diff(w http.ResponseWriter, r *http.Request) error {
-	q, name := r.URL.Query(), r.PathValue("lun")
-	info, err := s.pool.LUN(name)
+	q := r.URL.Query()
+	from := lun.SnapshotRef{LUN: r.PathValue("lun"), Name: q.Get("from")}
+	to := lun.SnapshotRef{LUN: cmp.Or(q.Get("to_lun"), from.LUN), Name: q.Get("to")}
+	info, err := s.pool.LUN(from.LUN)
 	if err != nil {
 		return err
 	}
 	out := newStreamer(w, r)
 	var last time.Time
-	err = s.pool.Diff(r.Context(), name, q.Get("from"), q.Get("to"), func(d lun.DiffRange) error {
+	err = s.pool.Diff(r.Context(), from, to, func(d lun.DiffRange) error {
 		if time.Since(last) >= progressEvery {
 			last = time.Now()
 			if err := out.send(envelope{Progress: &progress{Done: d.Offset, Total: max(info.SizeBytes, d.Offset)}}); err != nil {

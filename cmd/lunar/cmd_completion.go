@@ -93,7 +93,7 @@ func (a *app) completeVersions(cmd *cobra.Command, args []string, typed string) 
 	return a.complete(typed, args, true, true)
 }
 
-// completeDiff completes two versions, the second of the same LUN.
+// completeDiff completes two versions, the second of the same LUN: clones may be named too, but are many.
 func (a *app) completeDiff(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 	switch len(args) {
 	case 0:

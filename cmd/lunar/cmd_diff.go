@@ -17,9 +17,11 @@ func newDiffCmd(a *app) *cobra.Command {
 		Use:   "diff LUN@A [LUN@B | LUN]",
 		Short: "List what changed from one version of a LUN to another",
 		Long: `Lists the ranges that differ from LUN@A to LUN@B, or to the LUN as it is now. "data"
-is to be copied, "hole" is zero in the second one.`,
+is to be copied, "hole" is zero in the second one. The second may be of another LUN of
+the same family: of a clone, or of the LUN that was cloned.`,
 		Example: `  lunar diff disk1@mon
-  lunar diff disk1@mon disk1@tue -o json`,
+  lunar diff disk1@mon disk1@tue -o json
+  lunar diff golden@v1 vm7`,
 		Args:              wantAtMost([]string{"LUN@A"}, "LUN@B"),
 		ValidArgsFunction: a.completeDiff,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runDiff(cmd, a, args) },
@@ -37,10 +39,7 @@ func runDiff(cmd *cobra.Command, a *app, args []string) error {
 			return err
 		}
 	}
-	if to.LUN != from.LUN {
-		return usagef("%s and %s are versions of different LUNs; want two of one", args[0], args[1])
-	}
-	path := lunPath(from.LUN, "diff") + "?" + url.Values{"from": {from.Name}, "to": {to.Name}}.Encode()
+	path := lunPath(from.LUN, "diff") + "?" + url.Values{"from": {from.Name}, "to_lun": {to.LUN}, "to": {to.Name}}.Encode()
 	out := newDiffWriter(a, cmd.OutOrStdout())
 	err = a.withClient(func(c *client) error {
 		var onProgress func(progress)

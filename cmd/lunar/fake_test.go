@@ -429,12 +429,12 @@ func (p *fakePool) Clone(ctx context.Context, lunName, snapshot, newName string,
 	})
 }
 
-func (p *fakePool) Diff(_ context.Context, lunName, from, to string, fn func(lun.DiffRange) error) error {
-	if _, err := p.Snapshot(lunName, from); err != nil {
+func (p *fakePool) Diff(_ context.Context, from, to lun.SnapshotRef, fn func(lun.DiffRange) error) error {
+	if _, err := p.Snapshot(from.LUN, from.Name); err != nil {
 		return err
 	}
-	if to != "" {
-		if _, err := p.Snapshot(lunName, to); err != nil {
+	if to.Name != "" {
+		if _, err := p.Snapshot(to.LUN, to.Name); err != nil {
 			return err
 		}
 	}
@@ -443,7 +443,7 @@ func (p *fakePool) Diff(_ context.Context, lunName, from, to string, fn func(lun
 			return err
 		}
 	}
-	return p.failing("diff", lunName)
+	return p.failing("diff", from.LUN)
 }
 
 func (p *fakePool) reservation(l lun.LUNInfo) lun.ReservationInfo {

@@ -16,11 +16,7 @@ func (p livePool) OpenVolume(lunName, snapshot string) (volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := lunName
-	if snapshot != "" {
-		name = lun.SnapshotRef{LUN: lunName, Name: snapshot}.String()
-	}
-	return &liveVolume{v, name}, nil
+	return &liveVolume{v, lun.SnapshotRef{LUN: lunName, Name: snapshot}.String()}, nil
 }
 
 // liveVolume is a lun.Volume with all that it has to offer beyond nbd.Device.

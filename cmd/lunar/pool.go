@@ -30,7 +30,7 @@ type pool interface {
 	DeleteSnapshots(context.Context, []lun.SnapshotRef, lun.DeleteOptions) (lun.DeleteReport, error)
 	Rollback(ctx context.Context, lunName, snapshot string, o lun.RollbackOptions) (lun.RollbackInfo, error)
 	Clone(ctx context.Context, lunName, snapshot, newName string, thick bool) (lun.LUNInfo, error)
-	Diff(ctx context.Context, lunName, from, to string, fn func(lun.DiffRange) error) error
+	Diff(ctx context.Context, from, to lun.SnapshotRef, fn func(lun.DiffRange) error) error
 
 	Reservations() []lun.ReservationInfo
 	Reservation(lunName string) (lun.ReservationInfo, []string, error)
