@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -436,12 +438,19 @@ func (p *Pool) fence(export string, force bool) error {
 		p.clientControl().Disconnect(export)
 		return nil
 	}
-	names := ""
-	for i, x := range c {
-		if i > 0 {
-			names += ", "
+	return Errorf(ErrBusy, "%s has %d clients attached (%s); detach them, or use --force", export, len(c), nameClients(c))
+}
+
+// nameClients names the first of some clients by what `lunar client list` shows of them.
+func nameClients(clients []ClientInfo) string {
+	const most = 8
+	var names []string
+	for i, c := range clients {
+		if i == most {
+			names = append(names, fmt.Sprintf("%d more", len(clients)-most))
+			break
 		}
-		names += x.Address
+		names = append(names, fmt.Sprintf("client %d from %s", c.ID, c.Address))
 	}
-	return Errorf(ErrBusy, "%s has %d clients attached (%s); detach them, or use --force", export, len(c), names)
+	return strings.Join(names, ", ")
 }
