@@ -51,6 +51,9 @@ func (p *Page) At(i int) Entry { return Entry{p.loc[i], p.crc[i], p.owners[p.slo
 // Lookup returns location and checksum of block i.
 func (p *Page) Lookup(i int) (uint64, uint32) { return p.loc[i], p.crc[i] }
 
+// Locations returns the locations of all blocks, to be read only.
+func (p *Page) Locations() *[PageBlocks]uint64 { return &p.loc }
+
 // Fill adds what an older version's record has for blocks that no newer one
 // has. Records must come newest first. It returns whether anything was added.
 func (p *Page) Fill(v VersionID, r *Record) bool {

@@ -15,6 +15,7 @@ import (
 
 // sparseFS writes segments as they are, but for the payload of their records while sparse is set: so a pool of any size is
 // made in little space, with real headers, maps and index.
+// Nothing is synced: the process may die of this, not the machine.
 type sparseFS struct {
 	vfs.FS
 	sparse bool
@@ -44,6 +45,8 @@ func (f *sparseFile) Preallocate(_, n int64) error { return f.Truncate(n) }
 func (f *sparseFile) Truncate(n int64) error       { return os.Truncate(f.name, n) }
 func (f *sparseFile) PunchHole(int64, int64) error { return nil }
 func (f *sparseFile) DropCache() error             { return nil }
+func (f *sparseFile) Sync() error                  { return nil }
+func (f *sparseFile) SyncData() error              { return nil }
 func (f *sparseFile) Pwritev(bufs [][]byte, off int64) (n int, err error) {
 	for i, b := range bufs {
 		if i == 0 || !f.fs.sparse { // a record begins with its header
@@ -54,6 +57,18 @@ func (f *sparseFile) Pwritev(bufs [][]byte, off int64) (n int, err error) {
 		n += len(b)
 	}
 	return n, nil
+}
+
+// syncAll makes the files of a folder durable, as they are by the time that a process is killed.
+func syncAll(t *testing.T, dir string) {
+	names, err := os.ReadDir(dir)
+	must(t, err)
+	for _, n := range names {
+		f, err := os.OpenFile(filepath.Join(dir, n.Name()), os.O_RDWR, 0)
+		must(t, err)
+		must(t, f.Sync())
+		must(t, f.Close())
+	}
 }
 
 // TestOpenAfterKill: a pool in which so much was written (LUNAR_BIG GiB, default 4, 64 in the long form) and that ends as kill -9
@@ -69,6 +84,10 @@ func TestOpenAfterKill(t *testing.T) {
 	}
 	if raceEnabled {
 		size, tail = 1<<30, 5_000
+	}
+	each := os.Getenv("LUNAR_BIG_EACH") != "" // a flush behind each write, so that each has a header of its own
+	if each {
+		tail = 256 << 10
 	}
 	fs := &sparseFS{FS: vfs.Default, sparse: true}
 	o := Options{FS: fs, Dir: filepath.Join(t.TempDir(), "pool"), Capacity: 2*size + 16<<30, SegmentBytes: 64 << 20, Manual: true}
@@ -108,6 +127,11 @@ func TestOpenAfterKill(t *testing.T) {
 	for i := range tail {
 		last = random.Int64N(size/blockSize) * blockSize
 		write(last, blockSize, uint64(i))
+		if each {
+			if err := v.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	if err := v.Flush(); err != nil {
 		t.Fatal(err)
@@ -115,6 +139,7 @@ func TestOpenAfterKill(t *testing.T) {
 	built, segments := time.Since(began), p.Status().Segments
 	v.Close()
 	p.Abandon()
+	syncAll(t, filepath.Join(o.Dir, segmentDir))
 
 	o.FS, o.Manual = nil, false
 	began = time.Now()

@@ -40,12 +40,8 @@ func (p *Pool) noteScattered(pg *page) {
 	if pg.view.still || p.opts.NoDefragment {
 		return
 	}
-	var loc [cow.PageBlocks]uint64
-	for i := range loc {
-		loc[i], _ = pg.Lookup(i)
-	}
 	var ws [cow.PageBlocks / windowBlocks]window
-	if len(scattered(&loc, p.defrag.least, ws[:0])) == 0 {
+	if len(scattered(pg.Locations(), p.defrag.least, ws[:0])) == 0 {
 		return
 	}
 	d := &p.defrag

@@ -344,6 +344,10 @@ func (p *Pool) recover() error {
 		return p.openSalvaged()
 	}
 	rec, err := segment.Recover(p.logOptions(), segment.Seq(p.state.Position), p.isSealed, p.opts.AcceptLoss, p.replay)
+	if e := p.replayWaiting(); err == nil {
+		err = e
+	}
+	p.waiting.free()
 	if errors.Is(err, segment.ErrCorrupt) && !p.opts.AcceptLoss {
 		return p.openDamaged(err)
 	}

@@ -140,7 +140,8 @@ type Pool struct {
 	backups    backups
 	scrubs     scrubbing
 	checks     sync.Mutex // one check at a time
-	rebuilding bool       // the index is made of an older copy, see rebuild
+	waiting    waiting
+	rebuilding bool // the index is made of an older copy, see rebuild
 }
 
 // SetClients tells the pool who knows the attached clients.

@@ -162,6 +162,9 @@ func (p *Pool) replaySessions(sessions []session, firsts map[uint64]uint64, say 
 		o := p.logOptions()
 		o.Epoch = s.Epoch
 		rec, err := segment.Recover(o, max(next, segment.Seq(s.From)), other, p.opts.AcceptLoss, p.replay)
+		if err == nil {
+			err = p.replayWaiting()
+		}
 		if err != nil {
 			return 0, Errorf(ErrCorrupt, "replaying the log of session %d: %w; `lunar pool repair --accept-loss` goes on without it", s.Epoch, err)
 		}
@@ -200,7 +203,7 @@ func (p *Pool) commitRebuilt(next segment.Seq, epoch uint64) error {
 // boundRebuild commits what has come together, with the position of the copy:
 // the index is nobody's yet.
 func (p *Pool) boundRebuild() error {
-	if p.overlay.bytes.Load() < rebuildAt {
+	if !p.rebuilding || p.overlay.bytes.Load() < rebuildAt {
 		return nil
 	}
 	for _, v := range p.allViews() {

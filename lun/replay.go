@@ -9,7 +9,8 @@ import (
 )
 
 // replay applies one entry of the log as it was applied when it was written.
-// A page that the index has with a newer sequence is left as it is.
+// A page that the index has with a newer sequence is left as it is. Data waits
+// for more of the same pages: the caller ends with replayWaiting.
 func (p *Pool) replay(e segment.Entry, seq segment.Seq, loc segment.Loc, payload []byte) error {
 	switch e.Kind {
 	case segment.Moved, segment.Mark:
@@ -18,6 +19,9 @@ func (p *Pool) replay(e segment.Entry, seq segment.Seq, loc segment.Loc, payload
 		var c cow.Change
 		if err := json.Unmarshal(payload, &c); err != nil {
 			return Errorf(ErrCorrupt, "log entry %d: structural change makes no sense: %w", seq, err)
+		}
+		if err := p.replayWaiting(); err != nil {
+			return err
 		}
 		return p.replayChange(c)
 	}
@@ -71,25 +75,26 @@ func (p *Pool) replayChange(c cow.Change) error {
 }
 
 func (p *Pool) replayData(v *view, e segment.Entry, seq segment.Seq, loc segment.Loc) error {
-	for i := 0; i < int(e.Count); {
-		block := e.Block + uint64(i)
-		from := int(block % cow.PageBlocks)
-		k := min(cow.PageBlocks-from, int(e.Count)-i)
-		if err := p.replayPage(v, block/cow.PageBlocks, seq, func(pg *page) {
-			v.mapRange(pg, from, k, uint64(loc)+uint64(i), e.CRCs[i:], seq)
-		}); err != nil {
-			return err
-		}
-		i += k
-	}
-	return p.boundReplay()
+	crcs := p.waiting.keep(e.CRCs)
+	p.waiting.add(v, e, seq, uint64(loc), crcs)
+	return p.boundWaiting()
 }
+
+// fewPages is how many pages a range may have to wait like data.
+const fewPages = 4
 
 func (p *Pool) replayRange(v *view, e segment.Entry, seq segment.Seq, loc uint64) error {
 	if e.Count == 0 {
 		return nil
 	}
 	from, to := e.Block/cow.PageBlocks, (e.Block+e.Count-1)/cow.PageBlocks+1
+	if to-from <= fewPages {
+		p.waiting.add(v, e, seq, loc, noCRCs)
+		return p.boundWaiting()
+	}
+	if err := p.replayWaiting(); err != nil {
+		return err
+	}
 	nums, all, err := []uint64(nil), loc != 0, error(nil)
 	if !all {
 		nums, all, err = p.existing(v, from, to)
@@ -104,46 +109,11 @@ func (p *Pool) replayRange(v *view, e segment.Entry, seq segment.Seq, loc uint64
 	}
 	er := eraser{block: e.Block, n: e.Count}
 	for _, num := range nums {
-		if err := p.replayPage(v, num, seq, func(pg *page) {
-			at, k := er.within(pg)
-			if loc != 0 || !pg.Empty() {
-				v.mapErase(pg, at, k, loc, seq)
-			}
-		}); err != nil {
+		x := waitingPart{view: v, num: num, seq: seq, loc: loc, crcs: noCRCs}
+		x.from, x.k = er.within(num)
+		if err := p.replayPage([]waitingPart{x}, nil); err != nil {
 			return err
 		}
 	}
-	return p.boundReplay()
-}
-
-// replayPage applies fn to a page unless the index is ahead of seq.
-func (p *Pool) replayPage(v *view, num uint64, seq segment.Seq, fn func(*page)) error {
-	pg, err := v.get(num)
-	if err != nil {
-		return fmt.Errorf("replaying entry %d: %w", seq, err)
-	}
-	defer pg.unpin()
-	if err := pg.lock(); err != nil {
-		return err
-	}
-	defer pg.mu.Unlock()
-	v.prepare(pg)
-	if pg.Applied < uint64(seq) {
-		fn(pg)
-	}
-	return nil
-}
-
-// boundReplay keeps the pages in memory within the cache while nothing is
-// committed: encoded pages are small.
-func (p *Pool) boundReplay() error {
-	if p.dirty.Load() > int64(p.cache.limit/2) {
-		for _, v := range p.allViews() {
-			p.takeDirty(v)
-		}
-	}
-	if p.rebuilding {
-		return p.boundRebuild()
-	}
-	return nil
+	return p.boundRebuild()
 }

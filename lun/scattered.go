@@ -16,19 +16,24 @@ type window struct{ from, stored int }
 // most are copied for each block that was written.
 func scattered(loc *[cow.PageBlocks]uint64, least int, out []window) []window {
 	for from := 0; from < cow.PageBlocks; from += windowBlocks {
-		w, breaks := window{from: from}, 0
-		for i := from; i < from+windowBlocks; i++ {
-			if !cow.Stored(loc[i]) {
-				continue
-			}
-			w.stored++
-			if i > from && cow.Stored(loc[i-1]) && loc[i] != loc[i-1]+1 {
+		part := loc[from : from+windowBlocks]
+		breaks, before := 0, part[0]
+		for _, l := range part[1:] {
+			if l != before+1 && cow.Stored(l) && cow.Stored(before) {
 				breaks++
 			}
+			before = l
 		}
-		if breaks >= least {
-			out = append(out, w)
+		if breaks < least {
+			continue
 		}
+		w := window{from: from}
+		for _, l := range part {
+			if cow.Stored(l) {
+				w.stored++
+			}
+		}
+		out = append(out, w)
 	}
 	return out
 }

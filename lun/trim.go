@@ -216,7 +216,7 @@ func (e *eraser) try() (d reservation.Decision, done bool, err error) {
 	var g growth
 	work := false
 	for _, pg := range e.pages {
-		from, k := e.within(pg)
+		from, k := e.within(pg.num)
 		if e.charged() || !pg.Empty() {
 			v.view.prepare(pg)
 			g.add(v.view, pg, from, k, e.charged())
@@ -249,7 +249,7 @@ func (e *eraser) apply(g growth) error {
 	e.last = e.extents[0].Seq
 	for _, pg := range e.pages {
 		if e.charged() || !pg.Empty() {
-			from, k := e.within(pg)
+			from, k := e.within(pg.num)
 			v.view.mapErase(pg, from, k, loc, e.last)
 		}
 	}
@@ -258,9 +258,9 @@ func (e *eraser) apply(g growth) error {
 }
 
 // within returns the part of a page that the range covers.
-func (e *eraser) within(pg *page) (from, k int) {
-	lo := max(e.block, pg.num*cow.PageBlocks)
-	hi := min(e.block+e.n, (pg.num+1)*cow.PageBlocks)
+func (e *eraser) within(num uint64) (from, k int) {
+	lo := max(e.block, num*cow.PageBlocks)
+	hi := min(e.block+e.n, (num+1)*cow.PageBlocks)
 	return int(lo % cow.PageBlocks), int(hi - lo)
 }
 
