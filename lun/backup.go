@@ -1,6 +1,7 @@
 package lun
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +35,11 @@ type note struct {
 	Position uint64    `json:"position"` // where replay begins
 	Created  time.Time `json:"created"`
 	Bytes    int64     `json:"bytes"`
+}
+
+// compare orders copies by age. What the clock showed counts only where the log cannot tell: it may have been set.
+func (n note) compare(o note) int {
+	return cmp.Or(cmp.Compare(n.Epoch, o.Epoch), cmp.Compare(n.Position, o.Position), n.Created.Compare(o.Created))
 }
 
 // session is one opening of the pool: its records have this epoch, and entries
@@ -79,12 +85,13 @@ func (p *Pool) Backups() []BackupInfo {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := []BackupInfo{}
-	for _, s := range b.slots {
+	slots := b.slots
+	slices.SortFunc(slots[:], func(x, y slot) int { return y.compare(x.note) })
+	for _, s := range slots {
 		if s.valid {
 			out = append(out, BackupInfo{s.Created, s.Position, s.note.Bytes})
 		}
 	}
-	slices.SortFunc(out, func(x, y BackupInfo) int { return y.Created.Compare(x.Created) })
 	return out
 }
 
@@ -282,7 +289,7 @@ func (p *Pool) copySlot(s slot, lost uint64) error {
 	b := &p.backups
 	b.mu.Lock()
 	i := 0
-	if b.slots[0].valid && (!b.slots[1].valid || b.slots[1].Position < b.slots[0].Position || b.slots[1].Created.Before(b.slots[0].Created)) {
+	if b.slots[0].valid && (!b.slots[1].valid || b.slots[1].compare(b.slots[0].note) < 0) {
 		i = 1
 	}
 	keep := ""

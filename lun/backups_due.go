@@ -65,7 +65,7 @@ func (p *Pool) backupDue() bool {
 		return pos > 1
 	}
 	newest, oldest := have[0], have[len(have)-1]
-	age := p.now().Sub(newest.Created)
+	age := p.since(newest.Created)
 	_, live, _ := p.space.totals()
 	bytes := backupAfter(p.state.capacity(), live*blockSize)
 	pinned := int64(p.space.pinned()) * p.id.SegmentBytes

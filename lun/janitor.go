@@ -274,11 +274,12 @@ func (p *Pool) expire() {
 	if !p.expiry.known || p.expiry.of != p.treeState {
 		p.expiry = expiry{true, p.treeState, p.tree.NextExpiry()}
 	}
-	if p.expiry.at.IsZero() || p.now().Before(p.expiry.at) {
+	now := p.lifeNow()
+	if p.expiry.at.IsZero() || now.Before(p.expiry.at) {
 		return
 	}
 	var ids []cow.VersionID
-	for _, id := range p.tree.Expired(p.now()) {
+	for _, id := range p.tree.Expired(now) {
 		v := p.tree.Version(id)
 		if l := p.tree.LUN(v.LUN); l != nil && len(p.attached(l.Name+"@"+v.Name)) == 0 {
 			ids = append(ids, id)

@@ -113,6 +113,8 @@ func newPool(o Options) *Pool {
 		objects: newObjectSet(), inVain: map[cow.LUNID]time.Time{}, warned: map[string]reservation.Level{}, buf: segment.NewBuffers(64 << 20),
 	}
 	p.counter = counters{live: map[cow.VersionID]*counter{}, stored: map[cow.VersionID]counts{}}
+	p.clock.began = o.Now()
+	p.lifeNow()
 	p.janitor = newJanitor(p)
 	if o.Manual {
 		p.reclaiming.urgent.Add(1)

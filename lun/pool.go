@@ -101,6 +101,7 @@ type Pool struct {
 	treeState  uint64  // counts the changes of the tree; like it, under the gate's write side
 	lineage    lineage // guarded by adminMu
 	expiry     expiry  // guarded by adminMu
+	clock      wallClock
 
 	state     durable // what the last checkpoint committed
 	appended  atomic.Int64

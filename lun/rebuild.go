@@ -54,7 +54,7 @@ func (p *Pool) indexCopies() (out []indexCopy, sessions []session, firsts map[ui
 		}
 		out = append(out, c)
 	}
-	slices.SortFunc(out, func(a, b indexCopy) int { return b.Created.Compare(a.Created) })
+	slices.SortFunc(out, func(a, b indexCopy) int { return b.compare(a.note) })
 	if out[0].bad == nil && out[1].bad == nil && out[1].Index != out[0].Index {
 		out[1].bad = fmt.Errorf("%s is of an index before the last repair", out[1].path)
 	}

@@ -49,10 +49,10 @@ func (p *Pool) candidates(l *cow.LUN, need int64) ([]reservation.Candidate, erro
 	p.takeAll()
 	r := &recyclePlanner{p: p, lun: l, runs: map[cow.VersionID]*run{}, kids: map[cow.VersionID][][]cow.VersionID{}}
 	var out []reservation.Candidate
-	total := int64(0)
+	total, now := int64(0), p.lifeNow()
 	for _, s := range p.tree.Snapshots(l.ID) {
 		c := reservation.Candidate{
-			ID: uint64(s.ID), Created: int64(s.ID), Protected: s.IsProtected(p.now()), Attached: p.opened(s.ID), HasClones: r.hasClones(s.ID),
+			ID: uint64(s.ID), Created: int64(s.ID), Protected: s.IsProtected(now), Attached: p.opened(s.ID), HasClones: r.hasClones(s.ID),
 		}
 		if c.Able() {
 			if err := r.weigh(s.ID, &c); err != nil {

@@ -50,7 +50,7 @@ func (p *Pool) scrubDue() bool {
 	case !s.Started.IsZero() && s.Finished.IsZero() && s.Scheduled:
 		return true
 	case s.Started.IsZero():
-		return p.now().Sub(p.id.Created) >= every
+		return p.since(p.id.Created) >= every
 	}
-	return p.now().Sub(s.Started) >= every
+	return p.since(s.Started) >= every
 }

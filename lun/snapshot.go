@@ -163,7 +163,7 @@ func (p *Pool) snapshotInfo(l *cow.LUN, s *cow.Version) (SnapshotInfo, error) {
 
 func (p *Pool) describe(l *cow.LUN, s *cow.Version, c counts, unique int64) SnapshotInfo {
 	info := SnapshotInfo{
-		LUN: l.Name, Name: s.Name, Created: s.Created, Protected: s.IsProtected(p.now()), Labels: s.Labels, Description: s.Description,
+		LUN: l.Name, Name: s.Name, Created: s.Created, Protected: s.IsProtected(p.lifeNow()), Labels: s.Labels, Description: s.Description,
 		SizeBytes: s.Size, UniqueBytes: unique * blockSize, ReferencedBytes: c.ref * blockSize, ChangedBytes: c.owned * blockSize,
 		Clients: len(p.attached(l.Name + "@" + s.Name)),
 	}
@@ -215,7 +215,7 @@ func (p *Pool) deletable(refs []SnapshotRef, o DeleteOptions) (ids []cow.Version
 		if err != nil {
 			return nil, nil, err
 		}
-		if s.IsProtected(p.now()) && !o.Force {
+		if s.IsProtected(p.lifeNow()) && !o.Force {
 			return nil, nil, Errorf(ErrRefused, "snapshot %s is protected; `lunar snapshot unprotect %s` first, or use --force", r, r)
 		}
 		if !seen[s.ID] {
