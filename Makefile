@@ -67,8 +67,9 @@ test-unit: ## Unit and model tests under the race detector
 	$(GOTEST) -timeout 10m -run TestModel ./lun -model.runs 4
 	$(GOTEST) -timeout 10m -run TestAdmissionRate ./reservation
 
-test-rules: ## Import layers, file and function sizes
+test-rules: ## Import layers, file and function sizes; every mutant still applies
 	$(GOTEST) -v -run 'TestImports|TestSizes|TestPure' ./integration
+	$(GOTEST) ./integration/mutants
 
 test-integration: build ## Black box tests of bin/lunar with real clients
 	LUNAR_BIN=$(CURDIR)/$(BIN) $(GOTEST) -v -timeout 20m ./integration ./integration/client ./integration/checker ./integration/bench ./integration/soak
