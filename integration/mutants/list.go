@@ -40,7 +40,7 @@ var mutants = []mutant{
 		"u.stored, u.row, u.dead = 0, false, old", "u.stored, u.row, u.dead = 0, false, u.sealed"),
 	one("a segment is used again before the checkpoint", "lun/checkpoint.go",
 		"\tgen := p.overlay.swap()\n\t// Everything", "\tgen := p.overlay.swap()\n\tp.space.mu.Lock()\n\tfor _, u := range p.space.segs {\n\t\tu.dead = u.sealed\n\t}\n\tp.space.mu.Unlock()\n\tp.releaseSegments()\n\t// Everything"),
-	one("replay applies what the index has already", "lun/replay.go", "if pg.Applied < uint64(seq) {", "if true {"),
+	one("replay applies what the index has already", "lun/replaypages.go", "case pg.Applied >= uint64(x.seq):", "case false:"),
 	one("replay applies the cleaner's copies", "lun/replay.go", "case segment.Moved, segment.Mark:\n", "case segment.Moved:\n\t\tif v := p.replayView(cow.VersionID(e.Version)); v != nil {\n\t\t\treturn p.replayData(v, e, seq, loc)\n\t\t}\n\t\treturn nil\n\tcase segment.Mark:\n"),
 	one("the epoch is not raised", "lun/open.go", "\tp.state.Epoch++\n", ""),
 	one("sequence numbers behind a tear are used again", "store/segment/recover.go",
