@@ -148,25 +148,59 @@ func (p *planner) forget(drop map[VersionID]bool) {
 		}
 	}
 	slices.SortFunc(forks, func(a, b Branch) int { return int(int64(a.ID) - int64(b.ID)) })
-	for _, b := range forks {
-		p.c.Branches = append(p.c.Branches, Branch{ID: b.ID, Fork: t.below(b.Fork, drop)})
+	if len(forks) > 0 {
+		left := t.leave(drop)
+		for _, b := range forks {
+			p.c.Branches = append(p.c.Branches, Branch{ID: b.ID, Fork: left.below(b.Fork)})
+		}
 	}
 	p.dropBranches(drop)
 }
 
+// leftover is what is left of the branches that versions are dropped from.
+type leftover struct {
+	t    *Tree
+	drop map[VersionID]bool
+	ids  map[BranchID][]VersionID // not dropped, ascending
+	fork map[BranchID]VersionID   // what is left below the branch, once it was asked for
+}
+
+func (t *Tree) leave(drop map[VersionID]bool) *leftover {
+	l := &leftover{t, drop, map[BranchID][]VersionID{}, map[BranchID]VersionID{}}
+	for id := range drop {
+		l.ids[t.versions[id].Branch] = nil
+	}
+	for id, v := range t.versions {
+		if ids, ok := l.ids[v.Branch]; ok && !drop[id] {
+			l.ids[v.Branch] = append(ids, id)
+		}
+	}
+	for _, ids := range l.ids {
+		slices.Sort(ids)
+	}
+	return l
+}
+
 // below returns the newest id older than id on its branch, or on the path below
-// that branch, that is not dropped; 0 if there is none.
-func (t *Tree) below(id VersionID, drop map[VersionID]bool) VersionID {
-	for id != 0 && drop[id] {
-		branch, best := t.versions[id].Branch, VersionID(0)
-		for o, v := range t.versions {
-			if v.Branch == branch && o < id && o > best && !drop[o] {
-				best = o
-			}
+// that branch, that is not dropped; 0 if there is none. Each branch of a chain of
+// thousands is passed once, however many fork from it.
+func (l *leftover) below(id VersionID) VersionID {
+	var passed []BranchID
+	for id != 0 && l.drop[id] {
+		branch := l.t.versions[id].Branch
+		if i, _ := slices.BinarySearch(l.ids[branch], id); i > 0 {
+			id = l.ids[branch][i-1]
+			break
 		}
-		if id = best; id == 0 {
-			id = t.branches[branch].Fork
+		if fork, known := l.fork[branch]; known {
+			id = fork
+			break
 		}
+		passed = append(passed, branch)
+		id = l.t.branches[branch].Fork
+	}
+	for _, b := range passed {
+		l.fork[b] = id
 	}
 	return id
 }
