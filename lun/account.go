@@ -124,6 +124,22 @@ func (p *Pool) noteAppend(blocks, entries int) {
 	}
 }
 
+// noteHeaders counts the headers of the records since it was called last: where each write is flushed by itself, they
+// are half of what a recovery has to read.
+func (p *Pool) noteHeaders() {
+	now := int64(p.log.Stats().Records)
+	for {
+		old := p.headers.Load()
+		if now <= old {
+			return
+		}
+		if p.headers.CompareAndSwap(old, now) {
+			p.noteAppend(int(now-old), 0)
+			return
+		}
+	}
+}
+
 // payerTotals sums up what the versions of each LUN own, in blocks; versions of
 // no LUN are under 0. Called with treeMu held or with the tree at rest.
 func (p *Pool) payerTotals() map[cow.LUNID]int64 {

@@ -103,8 +103,9 @@ type Pool struct {
 	expiry     expiry  // guarded by adminMu
 	clock      wallClock
 
-	state     durable // what the last checkpoint committed
-	appended  atomic.Int64
+	state     durable      // what the last checkpoint committed
+	appended  atomic.Int64 // blocks of the log since the last checkpoint began
+	headers   atomic.Int64 // records of the log that appended has the headers of
 	entries   atomic.Int64
 	readOnly  atomic.Pointer[string]
 	clients   atomic.Pointer[ClientControl]

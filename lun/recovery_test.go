@@ -312,3 +312,21 @@ func TestIdentifiersOfALostSnapshotDoNotComeBack(t *testing.T) {
 	m.open()
 	m.verify()
 }
+
+// A checkpoint is due by what a recovery has to read: with a flush behind each write half of that are headers.
+func TestHeadersMakeACheckpointDue(t *testing.T) {
+	p := openT(t, crashfs.New(), Options{Manual: true})
+	defer p.Close()
+	_, err := p.CreateLUN(bg, CreateLUN{Name: "a", SizeBytes: 1 << 20})
+	must(t, err)
+	v := vol(t, p, "a")
+	defer v.Close()
+	must(t, p.Checkpoint())
+	before := p.appended.Load()
+	for i := range 20 {
+		must(t, v.WriteAt(pat(1, 1), int64(i)*blockSize, true))
+	}
+	if n := p.appended.Load() - before; n < 40 {
+		t.Errorf("20 writes of a block, each with FUA, count as %d blocks of log, want 40", n)
+	}
+}

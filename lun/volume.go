@@ -159,6 +159,7 @@ func (p *Pool) sync(seq segment.Seq) error {
 	if err := p.log.Sync(seq); err != nil {
 		return p.logError(err)
 	}
+	p.noteHeaders()
 	return nil
 }
 

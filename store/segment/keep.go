@@ -221,9 +221,13 @@ func (l *Log) prepare(number uint64, fresh bool) (*openSegment, error) {
 		}
 		return nil, err
 	}
+	reached := 0
+	if !fresh {
+		reached = l.blocks
+	}
 	return &openSegment{
 		number: number, h: newHandle(number, f), out: newRecordWriter(f, l.opts.PlainWrites),
-		pending: make([]atomic.Pointer[chunk], l.blocks),
+		reached: reached, pending: make([]atomic.Pointer[chunk], l.blocks),
 	}, nil
 }
 

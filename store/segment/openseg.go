@@ -27,6 +27,10 @@ type openSegment struct {
 	h      *handle
 	out    recordWriter
 
+	// reached is how many blocks from the beginning were written in some life of the file. A sync of what lies below it has only
+	// data to write; above it the file system also has to note that the space is in use. Guarded by Log.ioMu.
+	reached int
+
 	// pending holds, for each block, the chunk in memory that it lies in until
 	// it is in the file. A slot is set before its location is told to anyone,
 	// and cleared after the write returned: nil means the file has it.

@@ -30,6 +30,7 @@ type Options struct {
 	Reserve      int           // segments below the limit that only AdmitReserved may take; default 2, negative for none
 	MaxUnsynced  int           // segments with unsynced records at a time; default 8, at least 2
 	DirectAfter  int64         // of a stream of large writes what is behind this is not kept in the page cache; default 64 MiB, negative: all is kept
+	ZeroAhead    int64         // zeros written behind a small record that is synced in a file never written there; default 1 MiB, negative: none
 	MaxOpen      int           // open handles of sealed segments; default 512
 
 	// The functions below are called on goroutines that write: they must not
@@ -88,6 +89,7 @@ func (o Options) withDefaults() (Options, error) {
 	setDefault(&o.Reserve, 2)
 	setDefault(&o.MaxUnsynced, 8)
 	setDefault(&o.DirectAfter, 64<<20)
+	setDefault(&o.ZeroAhead, 1<<20)
 	setDefault(&o.MaxOpen, 512)
 	o.Spares, o.Reserve = max(o.Spares, 0), max(o.Reserve, 0)
 	if o.SegmentBytes%BlockSize != 0 || o.SegmentBytes < minSegmentBlocks*BlockSize || o.SegmentBytes > 1<<40 {
