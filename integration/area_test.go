@@ -112,7 +112,7 @@ func TestAreaRecycle(t *testing.T) {
 	onSmall(t, func(t *testing.T, fs *harness.SmallFS) {
 		// The protected snapshot comes to hold the whole LUN; what is left of the limit is for the others.
 		const size, limit = 192 * mib, 288 * mib
-		length := 10 * time.Second
+		length := time.Minute
 		if harness.Long() {
 			length = 10 * time.Minute
 		}
