@@ -127,7 +127,7 @@ func (p *Pool) noteAppend(blocks, entries int) {
 // noteHeaders counts the headers of the records since it was called last: where each write is flushed by itself, they
 // are half of what a recovery has to read.
 func (p *Pool) noteHeaders() {
-	now := int64(p.log.Stats().Records)
+	now := int64(p.log.Records())
 	for {
 		old := p.headers.Load()
 		if now <= old {

@@ -281,17 +281,22 @@ func (m *model) servesNothingWrong() (opened bool) {
 	return true
 }
 
-// A scrub that is interrupted goes on where it was, over a restart, and finds
-// the same as one that is not.
-func TestScrubGoesOn(t *testing.T) {
-	m := scripted(t)
-	for i := range 60 {
+// coldLUNs makes LUNs l0, l1, ... with some blocks each, in segments that the log has left and a checkpoint covers.
+func (m *model) coldLUNs(n, blocks int) {
+	for i := range n {
 		m.addLUN(fmt.Sprintf("l%d", i))
-		m.put(fmt.Sprintf("l%d", i), 0, 10)
+		m.put(fmt.Sprintf("l%d", i), 0, blocks)
 	}
 	m.checkpoint()
 	m.check(m.p.log.Rotate(), "rotate")
 	m.checkpoint()
+}
+
+// A scrub that is interrupted goes on where it was, over a restart, and finds
+// the same as one that is not.
+func TestScrubGoesOn(t *testing.T) {
+	m := scripted(t)
+	m.coldLUNs(60, 10)
 	for _, i := range []int{2, 30, 57} {
 		m.damageBlock(fmt.Sprintf("l%d", i), 4)
 	}

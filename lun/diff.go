@@ -153,14 +153,16 @@ func (p *Pool) takePaths(views ...*view) {
 func (p *Pool) related(a, b *view) bool {
 	p.treeMu.RLock()
 	defer p.treeMu.RUnlock()
-	root := func(id cow.VersionID) cow.VersionID {
-		v := p.tree.Version(id)
-		for up := p.tree.Version(v.Parent); up != nil; up = p.tree.Version(v.Parent) {
-			v = up
-		}
-		return v.ID
+	la, lb := p.lineOf(a.version), p.lineOf(b.version)
+	return la[len(la)-1] == lb[len(lb)-1]
+}
+
+// lineOf lists a version and all that it goes back to, the first one last. Called with treeMu.
+func (p *Pool) lineOf(id cow.VersionID) (out []cow.VersionID) {
+	for v := p.tree.Version(id); v != nil; v = p.tree.Version(v.Parent) {
+		out = append(out, v.ID)
 	}
-	return root(a.version) == root(b.version)
+	return out
 }
 
 // between lists the pages that the versions between two of one family changed:
@@ -168,13 +170,7 @@ func (p *Pool) related(a, b *view) bool {
 func (p *Pool) between(a, b *view, r pageRange) ([]uint64, error) {
 	p.takePaths(a, b)
 	p.treeMu.RLock()
-	up := func(id cow.VersionID) (out []cow.VersionID) {
-		for v := p.tree.Version(id); v != nil; v = p.tree.Version(v.Parent) {
-			out = append(out, v.ID)
-		}
-		return out
-	}
-	pa, pb := up(a.version), up(b.version)
+	pa, pb := p.lineOf(a.version), p.lineOf(b.version)
 	p.treeMu.RUnlock()
 	for len(pa) > 0 && len(pb) > 0 && pa[len(pa)-1] == pb[len(pb)-1] {
 		pa, pb = pa[:len(pa)-1], pb[:len(pb)-1]

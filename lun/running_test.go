@@ -27,13 +27,7 @@ func until(t *testing.T, what string, is func() bool) {
 // A scrub that is due starts by itself, and goes on after a restart.
 func TestScheduledScrub(t *testing.T) {
 	m := scripted(t)
-	for i := range 12 {
-		m.addLUN(fmt.Sprintf("l%d", i))
-		m.put(fmt.Sprintf("l%d", i), 0, 8)
-	}
-	m.checkpoint()
-	m.check(m.p.log.Rotate(), "rotate")
-	m.checkpoint()
+	m.coldLUNs(12, 8)
 	m.damageBlock("l0", 3)
 	m.damageBlock("l11", 5)
 	whole := m.scrub()

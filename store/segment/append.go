@@ -253,7 +253,7 @@ func (l *Log) openRecordLocked(least, whole int) *record {
 	if l.seg.first == 0 {
 		l.seg.first = l.next
 	}
-	l.counts.records++
+	l.counts.records.Add(1)
 	l.counts.total += BlockSize
 	l.cur = rec
 	return rec

@@ -71,7 +71,8 @@ type Log struct {
 }
 
 type counters struct {
-	records, syncs uint64
+	records        atomic.Uint64 // read without Log.mu
+	syncs          uint64
 	payload, total uint64 // bytes
 }
 
@@ -231,6 +232,9 @@ func (l *Log) Highest() uint64 {
 	return l.highest
 }
 
+// Records is how many records were begun.
+func (l *Log) Records() uint64 { return l.counts.records.Load() }
+
 // Stats describes the log now.
 func (l *Log) Stats() Stats {
 	l.mu.Lock()
@@ -238,7 +242,7 @@ func (l *Log) Stats() Stats {
 	s := Stats{
 		Next: l.next, Written: Seq(l.written.Load()), Synced: l.Synced(),
 		Files: l.files, Limit: l.limit, Prepared: len(l.prepared), Free: len(l.free),
-		Unsynced: len(l.live), Records: l.counts.records, Syncs: l.counts.syncs,
+		Unsynced: len(l.live), Records: l.Records(), Syncs: l.counts.syncs,
 		PayloadBytes: l.counts.payload, Bytes: l.counts.total,
 		MemoryBytes: l.adm.memory, Waiting: l.adm.reserved.n + l.adm.ordinary.n,
 		Handles: l.handles.len(),
